@@ -1,0 +1,1 @@
+"""The AGSSP method: anomaly maps, pseudo boxes, and pretraining guided by both."""

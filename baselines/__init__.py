@@ -1,0 +1,1 @@
+"""What the method is compared with and stands on: backbones, detectors, weights, the OpenMMLab compatibility module."""

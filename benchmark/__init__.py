@@ -1,0 +1,1 @@
+"""The benchmark: cells, the standard finetuning recipe, evaluation, records."""

@@ -1,0 +1,1 @@
+"""The leaderboard: a Streamlit board over finished records."""
