@@ -1,0 +1,272 @@
+"""What every builder of a detection dataset shares: checks, ids, splits, and the Arrow rows."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from datasets_builders.content import hash_split
+from datasets_builders.errors import UserError
+from datasets_builders.images import ImageError, decode_mask, encode_png, plain_bytes
+from datasets_builders.registry import DatasetCard
+from datasets_builders.schema import SPLITS, detection_features
+
+# Boxes written as rounded fractions of the image's size may stick out by this much; they are cut back.
+ROUNDING_PIXELS = 0.05
+NAMED_PROBLEMS = 20
+# For streaming, `datasets` replaces `open`, `pathlib.Path`, `numpy.load` and others in the module of every
+# builder that is instantiated, for good. These builders read local files; this mark, its own, says that a
+# module is done.
+_patched_for_streaming = True
+
+
+@dataclass(frozen=True)
+class RawObject:
+    """One annotated defect: class name, `[x, y, width, height]` in pixels, and mask pixels where known."""
+
+    category: str
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+
+
+@dataclass(frozen=True)
+class RawExample:
+    """One image as its owner publishes it, not yet checked.
+
+    Attributes:
+        image_id: Unique in the dataset; usually the file's stem.
+        image: The image file, or its bytes.
+        objects: Its defects, in the order of the annotation.
+        mask: Mask file, its bytes, or uint8 pixels (height, width); None where there is none.
+        size: (width, height) that the annotation states, to be compared with the image; None to skip that.
+        split: The owner's split; None lets the hash of the image id decide.
+        group: Images of one group stay in one split; None for the image alone.
+    """
+
+    image_id: str
+    image: Path | bytes
+    objects: Sequence[RawObject] = ()
+    mask: Path | bytes | np.ndarray | None = None
+    size: tuple[int, int] | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class Problems:
+    """Everything that is wrong with a raw folder, collected so that it is said at once."""
+
+    found: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, kind: str, detail: str) -> None:
+        """Notes one problem: its kind, and the file or image with the reason."""
+        self.found.append((kind, detail))
+
+    def raise_if_any(self, dataset: str, where: str) -> None:
+        """Raises a UserError that counts every kind and names the first problems.
+
+        Raises:
+            UserError: There is at least one problem.
+        """
+        if not self.found:
+            return
+        counts = "; ".join(f"{kind}: {count}" for kind, count in Counter(k for k, _ in self.found).items())
+        lines = [f"  {kind}: {detail}" for kind, detail in self.found[:NAMED_PROBLEMS]]
+        if len(self.found) > NAMED_PROBLEMS:
+            lines.append(f"  and {len(self.found) - NAMED_PROBLEMS} more")
+        raise UserError(
+            f"{dataset}: {len(self.found)} problem(s) in {where}, nothing was built ({counts}).\n"
+            + "\n".join(lines)
+            + f"\nRepair these files, then: python -m datasets_builders prepare {dataset} --raw DIR"
+        )
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source.read_bytes() if isinstance(source, Path) else source
+
+
+class DetectionBuilder(datasets.GeneratorBasedBuilder):
+    """Base of all builders. A concrete one says in `read` how to read the owner's layout, and nothing else.
+
+    Attributes:
+        card: The dataset's card.
+        raw: The raw folder.
+        problems: What is wrong with it; filled while reading and while the rows are made.
+        workers: Processes that make rows; more than one only where rows cannot have problems.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    # Rows held in memory before they are written; images are large.
+    DEFAULT_WRITER_BATCH_SIZE = 64
+    workers: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        sys.modules[cls.__module__]._patched_for_streaming = True  # type: ignore[attr-defined]
+
+    def __init__(self, card: DatasetCard, raw: Path | None, cache_dir: Path) -> None:
+        self.card = card
+        self.raw = raw
+        self.problems = Problems()
+        self._category = {name: index for index, name in enumerate(card.classes)}
+        super().__init__(cache_dir=str(cache_dir), dataset_name=card.name)
+
+    def read(self, raw: Path) -> Iterable[RawExample]:
+        """Lists the raw folder's images with their annotations, in any order, without decoding images.
+
+        What cannot be read goes to `self.problems`; a folder that is not the expected layout at all raises,
+        see `expect_folder`.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def revision(cls, card: DatasetCard) -> str:
+        """Returns the version of the reading rules; a prepared dataset of another one is built again."""
+        return str(cls.VERSION)
+
+    def source(self) -> dict[str, Any]:
+        """Describes where the data came from, for the manifest."""
+        return {"raw": str(self.raw.resolve()) if self.raw else None}
+
+    def expect_folder(self, folder: Path) -> Path:
+        """Returns `folder` if it is one.
+
+        Raises:
+            UserError: It is not there; the message shows the layout and where to get the data.
+        """
+        if folder.is_dir():
+            return folder
+        layout = "\n".join(f"    {line}" for line in self.card.layout.splitlines())
+        raise UserError(
+            f"{self.card.name}: there is no folder {folder}.\n  Expected in the raw folder:\n{layout}\n"
+            f"  Get the data from {self.card.homepage}\n"
+            f"  then: python -m datasets_builders prepare {self.card.name} --raw DIR"
+        )
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description=self.card.title,
+            features=detection_features(self.card.classes),
+            homepage=self.card.homepage,
+            license=self.card.licence,
+            citation=self.card.citation,
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        if self.raw is None:
+            raise UserError(
+                f"{self.card.name} is built from files of its owner.\n  Get them from {self.card.homepage}\n"
+                f"  then: python -m datasets_builders prepare {self.card.name} --raw DIR"
+            )
+        by_split: dict[str, dict[str, RawExample]] = {split: {} for split in SPLITS}
+        seen: set[str] = set()
+        for example in self.read(self.expect_folder(self.raw)):
+            # One spelling of accented names on every file system, or the hash would move images between
+            # splits.
+            image_id = unicodedata.normalize("NFC", example.image_id)
+            if image_id in seen:
+                self.problems.add("duplicate image id", image_id)
+                continue
+            seen.add(image_id)
+            group = unicodedata.normalize("NFC", example.group) if example.group else image_id
+            split = example.split or hash_split(self.card.name, group, self.card.train_share)
+            by_split[split][image_id] = example
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"examples": sorted(examples.items())})
+            for split, examples in by_split.items()
+        ]
+
+    def _generate_examples(
+        self, examples: list[tuple[str, RawExample]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        next_id = 1
+        for image_id, example in examples:
+            row = self.row(image_id, example, next_id)
+            if row is not None:
+                next_id += len(row["objects"]["id"])
+                yield image_id, row
+
+    def row(self, image_id: str, example: RawExample, first_id: int) -> dict[str, Any] | None:
+        """Checks one example and turns it into a row.
+
+        Args:
+            image_id: The normalised image id.
+            example: The example as read.
+            first_id: Id of its first object; the others follow. 0 would mean "no match" to pycocotools.
+
+        Returns:
+            The row, or None when the image itself is unusable; every problem found is in `self.problems`.
+        """
+        try:
+            data, size = plain_bytes(_content(example.image))
+        except (ImageError, OSError) as error:
+            self.problems.add("unreadable image", f"{image_id}: {error}")
+            return None
+        if example.size is not None and example.size != size:
+            self.problems.add("wrong image size", f"{image_id}: annotated {example.size}, image {size}")
+        boxes, categories, areas = [], [], []
+        for number, item in enumerate(example.objects, start=1):
+            where = f"{image_id}, object {number}"
+            if item.category not in self._category:
+                self.problems.add("unknown class", f"{where}: {item.category!r}")
+                continue
+            box = self._inside(item.bbox, size, where)
+            if box is None:
+                continue
+            boxes.append(box)
+            categories.append(self._category[item.category])
+            areas.append(item.area if item.area is not None else box[2] * box[3])
+        return {
+            "image": {"bytes": data, "path": None},
+            "image_id": image_id,
+            "width": size[0],
+            "height": size[1],
+            "objects": {
+                "id": list(range(first_id, first_id + len(boxes))),
+                "bbox": boxes,
+                "area": areas,
+                "category": categories,
+            },
+            "mask": self._mask(image_id, example.mask, size),
+        }
+
+    def _inside(
+        self, bbox: tuple[float, float, float, float], size: tuple[int, int], where: str
+    ) -> list[float] | None:
+        """Returns the box cut back by rounding errors only; notes a problem where it is not inside."""
+        x, y, width, height = bbox
+        right, bottom = x + width, y + height
+        if not (width > 0 and height > 0):
+            self.problems.add("empty box", f"{where}: {list(bbox)}")
+            return None
+        excess = max(-x, -y, right - size[0], bottom - size[1])
+        if not excess <= ROUNDING_PIXELS:
+            self.problems.add("box outside the image", f"{where}: {list(bbox)} in {size[0]} x {size[1]}")
+            return None
+        if excess > 0:
+            x, y, right, bottom = max(x, 0.0), max(y, 0.0), min(right, size[0]), min(bottom, size[1])
+        return [x, y, right - x, bottom - y]
+
+    def _mask(
+        self, image_id: str, mask: Path | bytes | np.ndarray | None, size: tuple[int, int]
+    ) -> dict[str, Any] | None:
+        if mask is None:
+            return None
+        try:
+            pixels = mask if isinstance(mask, np.ndarray) else decode_mask(_content(mask))
+        except (ImageError, OSError) as error:
+            self.problems.add("unreadable mask", f"{image_id}: {error}")
+            return None
+        if pixels.shape[::-1] != size:
+            self.problems.add("wrong mask size", f"{image_id}: mask {pixels.shape[::-1]}, image {size}")
+        if self.card.masks == "binary":
+            pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
+        return {"bytes": encode_png(pixels), "path": None}

@@ -1,0 +1,123 @@
+"""Which datasets exist: the catalogue, as typed cards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datasets_builders.errors import unknown_name
+
+CATALOGUE = Path(__file__).with_name("catalogue.yaml")
+SYNTHETIC_CONFIGS = Path(__file__).parent / "synthetic" / "configs"
+LIST_COMMAND = "python -m datasets_builders list"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Number of images and boxes of a whole dataset (all splits), and of boxes of each class."""
+
+    images: int
+    boxes: int
+    per_class: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a dataset before it is prepared.
+
+    Attributes:
+        name: `name`, or `name/config` for a derived one.
+        title: One line for people.
+        classes: Class names; a category's index is its place here.
+        masks: `"none"`, `"binary"` (255 = defect) or `"instance"` (value k = k-th object of the image).
+        origin: `"raw"`, `"procedural"` or `"derived"`.
+        licence: The licence as its owner states it, or `"not stated"`.
+        homepage: Where the owner publishes it.
+        citation: How the owner wishes to be cited.
+        builder: `"package.module:Class"` of the `DetectionBuilder`.
+        layout: The raw folder that the builder reads, in words; empty for procedural sets.
+        train_share: Share of images that `hash_split` puts into `train`; unused where the owner has a split.
+        expected: Counts that a build must meet, where known.
+        subsets: Derived configs: name -> number of training images.
+        parent: Name of the dataset that a derived one is taken from, else None.
+        splits: Images in each split, where fixed before the build.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    masks: str
+    origin: str
+    licence: str
+    homepage: str
+    citation: str
+    builder: str
+    layout: str = ""
+    train_share: float = 0.5
+    expected: Counts | None = None
+    subsets: Mapping[str, int] = field(default_factory=dict)
+    parent: str | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Name without config: what is prepared on disk."""
+        return self.parent or self.name
+
+    @property
+    def config(self) -> str | None:
+        """Config of a derived dataset, else None."""
+        return self.name.partition("/")[2] or None
+
+
+def _read_card(name: str, entry: dict[str, Any]) -> DatasetCard:
+    entry = dict(entry)
+    if entry["origin"] == "procedural":
+        config = yaml.safe_load((SYNTHETIC_CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+        entry["classes"] = [c["name"] if isinstance(c, dict) else c for c in config["classes"]]
+        entry["splits"] = config["splits"]
+    if "expected" in entry:
+        entry["expected"] = Counts(**entry["expected"])
+    return DatasetCard(name=name, **entry | {"classes": tuple(entry["classes"])})
+
+
+@functools.cache
+def cards() -> dict[str, DatasetCard]:
+    """Returns the card of every dataset and derived config, by name, in the catalogue's order."""
+    found = {}
+    for name, entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")).items():
+        base = found[name] = _read_card(name, entry)
+        for config, images in base.subsets.items():
+            derived = f"{name}/{config}"
+            found[derived] = replace(
+                base,
+                name=derived,
+                title=f"{base.title}: {images} training images",
+                origin="derived",
+                expected=None,
+                subsets={},
+                parent=name,
+            )
+    return found
+
+
+def names() -> list[str]:
+    """Returns the names that `load` takes."""
+    return list(cards())
+
+
+def card(name: str) -> DatasetCard:
+    """Returns the card of a dataset.
+
+    Raises:
+        UserError: There is no dataset of that name.
+    """
+    known = cards()
+    if name not in known:
+        raise unknown_name("dataset", name, known, LIST_COMMAND)
+    return known[name]
