@@ -12,6 +12,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from datasets_builders.content import hash_split
 from datasets_builders.errors import UserError
@@ -161,14 +163,9 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        if self.raw is None:
-            raise UserError(
-                f"{self.card.name} is built from files of its owner.\n  Get them from {self.card.homepage}\n"
-                f"  then: python -m datasets_builders prepare {self.card.name} --raw DIR"
-            )
         by_split: dict[str, dict[str, RawExample]] = {split: {} for split in SPLITS}
         seen: set[str] = set()
-        for example in self.read(self.expect_folder(self.raw)):
+        for example in self._read():
             # One spelling of accented names on every file system, or the hash would move images between
             # splits.
             image_id = unicodedata.normalize("NFC", example.image_id)
@@ -184,11 +181,20 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             for split, examples in by_split.items()
         ]
 
+    def _read(self) -> Iterator[RawExample]:
+        assert self.raw is not None, "`prepared.prepare` asks for the raw folder"
+        try:
+            yield from self.read(self.expect_folder(self.raw))
+        except OSError as error:
+            raise UserError(f"{self.card.name}: cannot read {error.filename}: {error.strerror}.") from error
+
     def _generate_examples(
         self, examples: list[tuple[str, RawExample]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         next_id = 1
-        for image_id, example in examples:
+        quiet = not sys.stderr.isatty()
+        title, console = f"Reading {self.card.name}", Console(stderr=True)
+        for image_id, example in track(examples, title, console=console, transient=True, disable=quiet):
             row = self.row(image_id, example, next_id)
             if row is not None:
                 next_id += len(row["objects"]["id"])

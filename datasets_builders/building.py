@@ -17,7 +17,7 @@ from datasets_builders.base import DetectionBuilder
 from datasets_builders.content import dataset_fingerprint, example_digest, subset_order
 from datasets_builders.errors import UserError
 from datasets_builders.manifest import Manifest, Subset, describe_files, write_manifest
-from datasets_builders.registry import Counts, DatasetCard
+from datasets_builders.registry import DatasetCard
 from datasets_builders.schema import SPLITS
 from datasets_builders.storage import atomic_folder, content_key
 
@@ -145,18 +145,23 @@ def _summarise(
     )
 
 
-def count_table(expected: Counts, manifest: Manifest) -> list[tuple[str, int, int]]:
-    """Returns (what, expected, found) for images, boxes and the boxes of each class."""
-    rows = [("images", expected.images, manifest.images), ("boxes", expected.boxes, manifest.boxes)]
-    return rows + [
-        (f"  {name}", count, manifest.per_class[name]) for name, count in expected.per_class.items()
+def count_table(card: DatasetCard, manifest: Manifest) -> list[tuple[str, int | None, int]]:
+    """Returns (what, expected, found) for images, boxes and the boxes of each class.
+
+    Expected is None where the card states nothing.
+    """
+    expected = card.expected
+    rows: list[tuple[str, int | None, int]] = [
+        ("images", expected.images if expected else None, manifest.images),
+        ("boxes", expected.boxes if expected else None, manifest.boxes),
     ]
+    for name in card.classes:
+        rows.append((f"  {name}", expected.per_class[name] if expected else None, manifest.per_class[name]))
+    return rows
 
 
 def _check_counts(card: DatasetCard, manifest: Manifest) -> None:
-    if card.expected is None:
-        return
-    wrong = [row for row in count_table(card.expected, manifest) if row[1] != row[2]]
+    wrong = [row for row in count_table(card, manifest) if row[1] not in (None, row[2])]
     if wrong:
         lines = [f"  {what.strip()}: expected {expected}, found {found}" for what, expected, found in wrong]
         raise UserError(

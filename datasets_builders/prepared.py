@@ -197,7 +197,7 @@ def _recorded_raw(card: registry.DatasetCard, folder: Path) -> Path | None:
                 logger.warning("Building %s from %s", card.name, raw)
                 return raw
     raise UserError(
-        f"{card.name} is not prepared on this machine: it is built from files of its owner.\n"
+        f"{card.name} is not ready on this machine; it is built from files of its owner.\n"
         f"  Get them from {card.homepage}\n"
         f"  then: python -m datasets_builders prepare {card.name} --raw DIR"
     )
@@ -210,11 +210,17 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: The cache folder cannot be written.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        try:
+            acquired = lock.acquire(blocking=False)
+        except Timeout:
+            logger.warning("Waiting for another process that prepares %s", folder.name)
+            acquired = lock.acquire()
+        with acquired:
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
                 shutil.rmtree(leftover)
             yield

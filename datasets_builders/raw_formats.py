@@ -51,9 +51,9 @@ def read_voc(path: Path) -> VocAnnotation:
     Raises:
         FormatError: The file is not XML, defines entities, is too large, or lacks an element.
     """
-    if path.stat().st_size > MAX_XML_BYTES:
-        raise FormatError(f"larger than {MAX_XML_BYTES} bytes")
     try:
+        if path.stat().st_size > MAX_XML_BYTES:
+            raise FormatError(f"larger than {MAX_XML_BYTES} bytes")
         root = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
         width, height = root.findtext("size/width"), root.findtext("size/height")
         return VocAnnotation(
@@ -69,8 +69,8 @@ def read_voc(path: Path) -> VocAnnotation:
         raise FormatError(f"not XML ({error})") from error
     except FormatError:
         raise
-    except ValueError as error:
-        raise FormatError(f"not a number ({error})") from error
+    except (OSError, LookupError, ValueError) as error:
+        raise FormatError(f"{error}") from error
 
 
 def _voc_object(element: Element) -> RawObject:

@@ -1,0 +1,170 @@
+"""`python -m datasets_builders`: list, prepare and look at the datasets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from datasets_builders import prepared, registry
+from datasets_builders.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets_builders.prepared import Prepared
+
+app = typer.Typer(
+    help="Surface-defect datasets: list them, prepare them on this machine, look at them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _facts(card: registry.DatasetCard) -> dict[str, Any]:
+    """Returns what `list` tells of a dataset; counts are None while nobody knows them."""
+    manifest = prepared.quick_manifest(card)
+    splits: dict[str, int] = dict(card.splits)
+    images = sum(splits.values()) or None
+    boxes = None
+    if manifest is not None:
+        subset = manifest.subsets[card.config] if card.config else None
+        splits = manifest.splits | ({"train": len(subset.train)} if subset else {})
+        images, boxes = sum(splits.values()), (subset or manifest).boxes
+    elif card.expected is not None:
+        images, boxes = card.expected.images, card.expected.boxes
+    return {
+        "name": card.name,
+        "title": card.title,
+        "classes": list(card.classes),
+        "splits": splits or None,
+        "images": images,
+        "boxes": boxes,
+        "masks": card.masks,
+        "licence": card.licence,
+        "origin": card.origin,
+        "homepage": card.homepage,
+        "ready": manifest is not None,
+        "folder": str(prepared.dataset_folder(card)),
+    }
+
+
+@app.command("list")
+def list_datasets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show every dataset, and whether it is ready on this machine."""
+    facts = [_facts(card) for card in registry.cards().values()]
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "classes", "images", "boxes", "masks", "licence", "origin", "ready"):
+        table.add_column(column, justify="right" if column in ("classes", "images", "boxes") else "left")
+    for fact in facts:
+        counts = ["–" if fact[key] is None else str(fact[key]) for key in ("images", "boxes")]
+        ready = "[green]yes[/]" if fact["ready"] else _how_to_get(fact)
+        table.add_row(
+            fact["name"],
+            str(len(fact["classes"])),
+            *counts,
+            fact["masks"],
+            fact["licence"],
+            fact["origin"],
+            ready,
+        )
+    Console().print(table)
+
+
+def _how_to_get(fact: dict[str, Any]) -> str:
+    return "built on first use" if fact["origin"] == "procedural" else "[yellow]needs --raw[/]"
+
+
+@app.command()
+def prepare(
+    names: Annotated[list[str], typer.Argument(help="Names of datasets, see `list`.")],
+    raw: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the files as their owner publishes them.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again even if it is there.")] = False,
+) -> None:
+    """Build datasets on this machine, and compare their counts with their owners'."""
+    if raw is not None and len(names) > 1:
+        raise UserError("--raw is the folder of one dataset: prepare them one by one.")
+    for name in names:
+        _print_prepared(prepared.prepare(name, raw, force))
+
+
+def _print_prepared(done: Prepared) -> None:
+    from datasets_builders.building import count_table
+
+    card = registry.card(done.name)
+    owner = registry.card(card.dataset)
+    manifest = done.manifest
+    console = Console()
+    table = Table(title=f"{owner.name}: {'built' if done.built else 'was ready'}", title_justify="left")
+    table.add_column("")
+    if owner.expected is not None:
+        table.add_column("expected", justify="right")
+    table.add_column("found", justify="right")
+    for what, expected, found in count_table(owner, manifest):
+        table.add_row(what, *([str(expected)] if owner.expected is not None else []), str(found))
+    console.print(table)
+    splits = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
+    console.print(f"splits: {splits}; images with masks: {manifest.masks}", highlight=False)
+    for name, subset in manifest.subsets.items():
+        console.print(f"{owner.name}/{name}: train {len(subset.train)}, same validation", highlight=False)
+    console.print(f"fingerprint: {manifest.fingerprint}", highlight=False, soft_wrap=True)
+    console.print(f"folder: {done.folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a dataset, see `list`.")],
+    split: Annotated[str, typer.Option(help="train or validation.")] = "train",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PNG file to write; NAME-SPLIT.png here by default.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=400, help="Number of images.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the images.")] = 0,
+) -> None:
+    """Draw a page of images with their boxes and masks."""
+    card = registry.card(name)
+    dataset = prepared.load(name, split)
+    import numpy as np
+
+    from datasets_builders.contact_sheet import contact_sheet
+    from datasets_builders.storage import atomic_file
+
+    sheet = contact_sheet(dataset, card, split, count, np.random.default_rng(seed))
+    path = out or Path(f"{name.replace('/', '-')}-{split}.png")
+    try:
+        with atomic_file(path) as temporary:
+            sheet.save(temporary, format="PNG")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another with --out."
+        ) from error
+    Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Runs the command line; errors that the user can fix end with exit code 2 and no traceback."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+    )
+    try:
+        app(prog_name="python -m datasets_builders")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
