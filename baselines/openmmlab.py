@@ -1,0 +1,216 @@
+"""Makes mmcv, mmdet, mmyolo and mmpretrain usable with nothing compiled.
+
+Call `activate()` before the first import of any of them:
+
+    from baselines import openmmlab
+
+    openmmlab.activate()
+    import mmyolo
+
+It only registers import hooks (no torch, no mm* package is imported by it), and each acts only where needed:
+
+* `mmcv._ext`, mmcv's extension module: a compiled one wins. Where there is none, `baselines._ops` stands in with the
+  operators of our detectors; any other raises NotImplementedError when called.
+* torchvision whose compiled operators do not load (a CPU build of torch beside torchvision's CUDA build): its
+  import fails for want of two operator schemas. They are defined first, and `torchvision.ops.nms`, all that
+  stands on it, and `torchvision.ops.roi_align` get working implementations. With matching builds nothing is touched.
+* mmyolo 0.6.0 refuses mmcv >= 2.1.0 when imported: it sees a lower version then, and only then.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_ORIGIN = "baselines._ops"
+_MMCV_FOR_MMYOLO = "2.0.1"
+"""The newest upstream release inside mmyolo 0.6.0's range."""
+
+_torchvision_library: Any = None
+"""Keeps the operators that we define registered: torch drops them with this object."""
+
+
+def activate() -> None:
+    """Registers the hooks; calling it again changes nothing.
+
+    Modules that are already imported are left as they are, save torchvision, which is completed where its compiled
+    operators are absent.
+    """
+    if any(isinstance(finder, _HookFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _HookFinder())
+    sys.meta_path.append(_ExtensionFinder())
+    # A failed import of torchvision leaves its submodules behind, which the next attempt does not load again.
+    for name in ("torchvision.extension", "torchvision"):
+        if name in sys.modules:
+            _AFTER[name](sys.modules[name])
+
+
+def describe() -> dict[str, str]:
+    """Says which operators are in force, for records. Imports mmcv and torchvision.
+
+    Returns:
+        `mmcv_ops` and `torchvision_ops`, each `"compiled"` or `"baselines._ops"`.
+    """
+    activate()
+    import torchvision
+
+    spec = importlib.util.find_spec("mmcv._ext")
+    ours = spec is not None and spec.origin == _ORIGIN
+    return {
+        "mmcv_ops": _ORIGIN if ours else "compiled",
+        "torchvision_ops": "compiled" if torchvision.extension._has_ops() else _ORIGIN,
+    }
+
+
+# --- mmcv._ext --------------------------------------------------------------------------------------------------
+
+
+class _Extension(ModuleType):
+    """A module that has every operator: ours, or one that raises when called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        from baselines import _ops
+
+        return getattr(_ops, name) if name in _OPERATORS else _ops.missing(name)
+
+
+_OPERATORS = (
+    "nms",
+    "roi_align_forward",
+    "roi_align_backward",
+    "ms_deform_attn_forward",
+    "ms_deform_attn_backward",
+    "sigmoid_focal_loss_forward",
+    "sigmoid_focal_loss_backward",
+    "get_compiler_version",
+    "get_compiling_cuda_version",
+)
+
+
+class _ExtensionFinder(MetaPathFinder, Loader):
+    """Offers our `mmcv._ext`. It stands last in `sys.meta_path`: a compiled one is found before."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, origin=_ORIGIN) if fullname == "mmcv._ext" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Extension(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: operators are looked up when asked for."""
+
+
+# --- Hooks around the import of modules that exist ---------------------------------------------------------------
+
+
+class _HookFinder(MetaPathFinder):
+    """Lets the other finders find the modules named in `_AFTER` and `_AROUND`, and wraps their loaders."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _AFTER and fullname not in _AROUND:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _HookLoader(spec.loader)
+                return spec
+        return None
+
+
+class _HookLoader(Loader):
+    """Runs a module's hook, and leaves no trace of itself on the module."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        if module.__name__ in _AROUND:
+            _AROUND[module.__name__](lambda: self._loader.exec_module(module))
+        else:
+            self._loader.exec_module(module)
+            _AFTER[module.__name__](module)
+
+
+def _import_mmyolo(load: Callable[[], None]) -> None:
+    """Runs mmyolo's import while mmcv states a version that mmyolo accepts."""
+    import mmcv
+    import mmdet  # noqa: F401 - it checks mmcv's version too, and is to see the true one
+    from mmengine.utils import digit_version
+
+    actual = mmcv.__version__
+    if digit_version(actual) < digit_version("2.1.0"):
+        load()
+        return
+    mmcv.__version__ = _MMCV_FOR_MMYOLO
+    try:
+        load()
+    finally:
+        mmcv.__version__ = actual
+
+
+def _define_schemas(extension: ModuleType) -> None:
+    """Defines torchvision's operators that its import and its users need, where its own did not load."""
+    global _torchvision_library  # noqa: PLW0603
+    if extension._has_ops() or _torchvision_library is not None:
+        return
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define(
+        "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
+        "int sampling_ratio, bool aligned) -> Tensor"
+    )
+    library.impl("nms", _nms, "CompositeExplicitAutograd")
+    library.impl("roi_align", _roi_align, "CompositeImplicitAutograd")
+    _torchvision_library = library
+
+
+def _complete_operators(torchvision: ModuleType) -> None:
+    """Lets torchvision's `nms` and `roi_align` reach the operators that `_define_schemas` defined."""
+    if torchvision.extension._has_ops() or _torchvision_library is None:
+        return
+    # Both functions ask whether the compiled operators are there. Only these two modules hear "yes": the rest of
+    # torchvision.ops keeps raising its own clear error.
+    for name in ("torchvision.ops.boxes", "torchvision.ops.roi_align"):
+        module = sys.modules[name]
+        vars(module).update(_assert_has_ops=lambda: None, _has_ops=lambda: True)
+
+
+def _nms(dets: Any, scores: Any, iou_threshold: float) -> Any:
+    from baselines import _ops
+
+    return _ops.nms(dets, scores, iou_threshold)
+
+
+def _roi_align(*arguments: Any) -> Any:
+    from baselines import _ops
+
+    return _ops.roi_align(*arguments)
+
+
+_AROUND: dict[str, Callable[[Callable[[], None]], None]] = {"mmyolo": _import_mmyolo}
+_AFTER: dict[str, Callable[[ModuleType], None]] = {
+    "torchvision.extension": _define_schemas,
+    "torchvision": _complete_operators,
+}
