@@ -1,0 +1,126 @@
+"""Defects where metal is missing: cutting openings, punched holes, crescent gaps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from datasets_builders.synthetic.marks import Mark, Site
+from datasets_builders.synthetic.numerics import Field, Wander, direction, ramp, smooth
+
+ONE = np.float32(1)
+VOID = 0.05
+"""Brightness behind a hole."""
+
+
+def _to_void(base: Field, share: Field, depth: float) -> Field:
+    """Returns the relative change that takes the metal towards the dark behind it."""
+    return (np.float32(VOID) / base - ONE) * share * np.float32(depth)
+
+
+def cutting_opening(site: Site) -> Mark | None:
+    """A cut of the torch from the edge inwards: a dark, ragged slot, with a molten lip."""
+    source, length, width = site.source, site.size(), site.source.between(site.settings["width"])
+    rows, columns = site.surface.gray.shape
+    side = source.integer(0, 3)
+    inward = (0.0, 0.25, 0.5, 0.75)[side] + source.uniform(-0.06, 0.06)
+    along = source.uniform(0.12, 0.88)
+    start = (
+        (0.0, along * rows),
+        (along * columns, 0.0),
+        (columns - 1.0, along * rows),
+        (along * columns, rows - 1.0),
+    )[side]
+    x, y = direction(inward)
+    # The slot runs through the border, so that its frame starts outside the image.
+    centre = start[0] + x * length / 2, start[1] + y * length / 2
+    half = length / 2 + 8
+    reach = abs(x) * half + abs(y) * (width + 9), abs(y) * half + abs(x) * (width + 9)
+    frame = site.frame_at(centre, reach, inward)
+    strength = min(site.strength(), 1.0)
+    narrowing = source.uniform(0.0, 0.7)
+    share = np.clip(frame.u * np.float32(1 / length) + np.float32(0.5), np.float32(0), ONE)
+    jag = Wander(source, length + 16, source.uniform(5, 12), 3)
+    other = Wander(source, length + 16, source.uniform(5, 12), 3)
+    thick = np.float32(width / 2) * (ONE - share * np.float32(narrowing))
+    bend = Wander(source, length + 16, length / 2, 2)(frame.u) * np.float32(width * 0.3)
+    off = frame.v - bend
+    rough = np.where(off > 0, jag(frame.u), other(frame.u)) * np.float32(0.5 + width * 0.12)
+    tip = np.clip((np.float32(length / 2) - frame.u) * np.float32(2 / width), np.float32(0), ONE)
+    edge = (thick + rough) * np.sqrt(tip) - np.abs(off)
+    inside = ramp(edge, 1.5)
+    lip_shape = smooth(
+        np.clip(ONE - np.abs(edge + np.float32(1.6)) * np.float32(1 / 2.4), np.float32(0), ONE)
+    )
+    lit = np.where(off > 0, np.float32(frame.light[1]), np.float32(-frame.light[1]))
+    lip = lip_shape * (np.float32(0.25) - lit * np.float32(0.45)) * np.float32(strength) * ramp(tip, 0.5)
+    glow = site.noise(frame, 5, 2) * np.float32(0.12)
+    cover = np.maximum(inside, ramp(edge + np.float32(2.2), 1.6) * (tip > 0))
+    change = np.where(
+        inside > 0, _to_void(frame.base, inside, strength) + glow * inside, np.float32(0)
+    ) + lip * (ONE - inside)
+    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(1.0)))
+
+
+def punching_hole(site: Site) -> Mark | None:
+    """A punched hole: a small dark disk with a thin bright burr towards the light."""
+    source, radius = site.source, site.size() / 2
+    squash = source.uniform(0.8, 1.0)
+    frame = site.frame(radius + 3, radius + 3, source.uniform())
+    if frame is None:
+        return None
+    strength = min(site.strength(), 1.0)
+    u, v = frame.u, frame.v * np.float32(1 / squash)
+    reach = np.sqrt(u * u + v * v)
+    edge = np.float32(radius) - reach + site.noise(frame, 4, 1) * np.float32(0.4)
+    inside = ramp(edge, 1.4)
+    facing = (u * np.float32(frame.light[0]) + v * np.float32(frame.light[1])) / np.maximum(reach, ONE)
+    burr = smooth(np.clip(ONE - np.abs(edge + np.float32(0.7)) * np.float32(1 / 1.7), np.float32(0), ONE))
+    burr = burr * (np.float32(0.15) - facing * np.float32(0.5)) * (ONE - inside)
+    cover = np.maximum(inside, ramp(edge + np.float32(1.2), 1.2))
+    change = _to_void(frame.base, inside, strength) + burr * np.float32(strength)
+    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(0.8)))
+
+
+def crescent_gap(site: Site) -> Mark | None:
+    """A crescent cut out of the strip's edge: an arc of the dark beyond, reaching into the metal."""
+    source, chord = site.source, site.size()
+    surface = site.surface
+    rows, columns = surface.gray.shape
+    left, top, right, bottom = surface.metal
+    sides = surface.edges or (["left", "right"] if surface.vertical else ["top", "bottom"])
+    side = sides[source.integer(0, len(sides) - 1)]
+    depth = chord * source.uniform(0.14, 0.34)
+    radius = (chord * chord / 4 + depth * depth) / (2 * depth)
+    low, high = (top, bottom) if side in ("left", "right") else (left, right)
+    if high - low < chord + 8:
+        return None
+    middle = source.uniform(low + chord / 2 + 2, high - chord / 2 - 2)
+    border = {"left": left, "right": right, "top": top, "bottom": bottom}[side]
+    sign = 1 if side in ("left", "top") else -1
+    # Metal starts at `border`; the arc's centre lies outside it.
+    outside = border - sign * (radius - depth)
+    across, along = (1.0, 0.0), (0.0, 1.0)
+    normal = across if side in ("left", "right") else along
+    edge_at = border + sign * depth / 2
+    centre = (edge_at, middle) if side in ("left", "right") else (middle, edge_at)
+    half = depth / 2 + 4
+    reach = (half, chord / 2 + 4) if side in ("left", "right") else (chord / 2 + 4, half)
+    frame = site.frame_at(centre, reach, 0.0)
+    strength = min(site.strength(), 1.0)
+    x, y = frame.u + np.float32(centre[0]), frame.v + np.float32(centre[1])
+    to_centre = (outside, middle) if side in ("left", "right") else (middle, outside)
+    dx, dy = x - np.float32(to_centre[0]), y - np.float32(to_centre[1])
+    reach_to = np.sqrt(dx * dx + dy * dy)
+    place = x if normal == across else y
+    on_metal = (place >= np.float32(border)) if sign > 0 else (place < np.float32(border))
+    edge = np.float32(radius) - reach_to
+    inside = ramp(edge, 1.4) * on_metal
+    rim = (
+        smooth(np.clip(ONE - np.abs(edge + np.float32(1.0)) * np.float32(1 / 1.8), np.float32(0), ONE))
+        * on_metal
+    )
+    cover = np.maximum(inside, ramp(edge + np.float32(1.2), 1.4) * on_metal)
+    rim_light = np.float32(source.uniform(0.1, 0.7))
+    change = _to_void(frame.base, inside, strength) + rim * rim_light * (ONE - inside)
+    del rows, columns
+    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(1.0)))
