@@ -170,21 +170,18 @@ class Detections:
         """Returns the content's hash (64 hexadecimal digits), whatever the compression or library version."""
         header = {"format": _FORMAT, "classes": self.classes, "image_ids": self.image_ids}
         digest = hashlib.sha256(canonical_json(header).encode())
-        for array, kind in (
-            (self.offsets, "<i8"),
-            (self.boxes, "<f4"),
-            (self.scores, "<f4"),
-            (self.labels, "<i2"),
-        ):
-            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        arrays = ((self.offsets, "<i8"), (self.boxes, "<f4"), (self.scores, "<f4"), (self.labels, "<i2"))
+        for array, little_endian in arrays:
+            digest.update(np.ascontiguousarray(array, dtype=little_endian).tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> str:
         """Writes the detections as Parquet, whole or not at all; equal detections give equal bytes.
 
-        Columns: image_id (string), category (int16, 0-based), score, x1, y1, x2, y2 (float32). Class names
-        and the full list of image ids are in the file's metadata under `agssp_bench`, so that images without
-        detections are there too. Corners and not width and height: their float32 values come back exactly.
+        Columns: image (int32, position in the list of image ids), category (int16, 0-based), score, x1, y1,
+        x2, y2 (float32). Class names and the full list of image ids are JSON in the file's metadata under
+        `agssp_bench`, so that images without detections are there too. Corners and not width and height:
+        their float32 values come back exactly.
 
         Args:
             path: Where to write; an existing file is replaced.
@@ -195,13 +192,14 @@ class Detections:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        image = pa.DictionaryArray.from_arrays(
-            pa.array(self.image_index, pa.int32()), pa.array(self.image_ids, pa.string())
-        )
-        columns = [image, pa.array(self.labels), pa.array(self.scores)]
-        columns += [pa.array(np.ascontiguousarray(self.boxes[:, axis])) for axis in range(4)]
+        columns = [
+            self.image_index.astype(np.int32),
+            self.labels,
+            self.scores,
+            *np.ascontiguousarray(self.boxes.T),
+        ]
         header = {"format": _FORMAT, "classes": self.classes, "image_ids": self.image_ids}
-        table = pa.Table.from_arrays(columns, names=["image_id", "category", "score", *_CORNERS])
+        table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=_schema())
         with (
             atomic_file(path) as temporary,
             pq.ParquetWriter(
@@ -209,7 +207,7 @@ class Detections:
                 table.schema,
                 compression="zstd",
                 compression_level=9,
-                use_dictionary=["image_id", "category"],
+                use_dictionary=["image", "category"],
                 use_byte_stream_split=["score", *_CORNERS],
                 store_schema=False,
             ) as writer,
@@ -239,14 +237,14 @@ class Detections:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path}: larger than the limit of {MAX_FILE_BYTES // 2**20} MiB for detections.")
         try:
-            file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), read_dictionary=["image_id"])
+            file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
             _check_claims(file)
             header = _header(file)
-            table = file.read(use_threads=False).combine_chunks()
+            table = file.read(use_threads=False)
             return cls._from_table(table, header)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except (pa.ArrowException, OSError, RecursionError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"{path}: not a readable detections file ({str(error)[:200]}).") from None
 
     @classmethod
@@ -254,23 +252,17 @@ class Detections:
         classes, image_ids = (tuple(header[name]) for name in ("classes", "image_ids"))
         _check_names("class", classes, MAX_CLASSES)
         _check_names("image id", image_ids, MAX_IMAGES)
-        if any(column.null_count for column in table.columns):
-            raise UserError("empty cells.")
-        image = table.column("image_id").combine_chunks()
-        if not hasattr(image, "dictionary"):  # a table without rows comes back as an empty list of chunks
-            position = np.zeros(0, np.int64)
-        else:
-            known = {name: number for number, name in enumerate(image_ids)}
-            names = np.array([known.get(name, -1) for name in image.dictionary.to_pylist()], dtype=np.int64)
-            position = names[image.indices.to_numpy()]
-        if np.any(position < 0):
+        if table.num_rows > MAX_DETECTIONS:
+            raise UserError(f"{table.num_rows} detections, more than the limit of {MAX_DETECTIONS}.")
+        image = table.column("image").to_numpy()
+        if np.any((image < 0) | (image >= len(image_ids))):
             raise UserError("detections on an image that is not in the file's own list.")
-        if np.any(np.diff(position) < 0):
+        if np.any(np.diff(image) < 0):
             raise UserError("rows are not in the order of the images.")
         return cls(
             classes=classes,
             image_ids=image_ids,
-            offsets=np.searchsorted(position, np.arange(len(image_ids) + 1)).astype(np.int64),
+            offsets=np.searchsorted(image, np.arange(len(image_ids) + 1)).astype(np.int64),
             boxes=np.stack([table.column(corner).to_numpy() for corner in _CORNERS], axis=1),
             scores=table.column("score").to_numpy().copy(),
             labels=table.column("category").to_numpy().copy(),
@@ -290,24 +282,25 @@ def _check_names(kind: str, names: tuple[str, ...], limit: int) -> None:
         raise UserError(f"Detections: a {kind} appears twice.")
 
 
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {"image": pa.int32(), "category": pa.int16()}
+    types |= dict.fromkeys(("score", *_CORNERS), pa.float32())
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+
+
 def _check_claims(file: Any) -> None:
     """Refuses by the footer alone, before anything of its claimed size is read."""
     footer = file.metadata
     if footer.num_rows > MAX_DETECTIONS:
         raise UserError(f"{footer.num_rows} detections, more than the limit of {MAX_DETECTIONS}.")
-    groups = [footer.row_group(index) for index in range(min(footer.num_row_groups, 2))]
     if footer.num_row_groups > 1:
         raise UserError("more than one row group.")
-    expected = {"image_id": "BYTE_ARRAY", "category": "INT32", "score": "FLOAT"}
-    expected |= dict.fromkeys(_CORNERS, "FLOAT")
-    columns = [footer.schema.column(index) for index in range(len(footer.schema))]
-    if {column.path: column.physical_type for column in columns} != expected or len(columns) != len(expected):
-        raise UserError(f"columns are not {', '.join(expected)}.")
-    if any(column.max_repetition_level or column.max_definition_level > 1 for column in columns):
-        raise UserError("nested columns.")
-    size = sum(
-        group.column(index).total_uncompressed_size for group in groups for index in range(len(columns))
-    )
+    if not _schema().equals(file.schema_arrow):
+        raise UserError(f"columns are not {', '.join(_schema().names)}, or not of the right types.")
+    # Of the whole group: pyarrow ends the process when asked for a column chunk with inconsistent statistics.
+    size = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
     if not 0 <= size <= 2 * MAX_FILE_BYTES:
         raise UserError(f"claims {size} bytes of content, more than the limit.")
 
