@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets_builders.synthetic.numerics import Field, Source, direction, lattice_noise
+from datasets_builders.synthetic.numerics import Field, Source, cloud_noise, direction
 from datasets_builders.synthetic.surfaces import Surface
 
 MASK_COVER = 0.3
@@ -18,6 +18,9 @@ VISIBLE = 2.5 / 255
 """Inside its mask a defect changes the surface by at least this much (brightness in [0, 1])."""
 OUTSIDE_SHARE = 0.3
 """Outside its mask a defect changes the surface by at most this share of its strongest change."""
+
+TYPICAL_ROUGHNESS = 0.125
+"""`Surface.roughness` on which a defect shows with the contrast its config states."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,13 @@ class Frame:
         """Makes the mark: brightness times (1 + change) where covered.
 
         The mask is where `cover` reaches `MASK_COVER`. Inside it the change is at least `VISIBLE`, outside at
-        most `OUTSIDE_SHARE` of the strongest change: a pixel is in the mask exactly when it was changed visibly.
+        most `OUTSIDE_SHARE` of the strongest change.
         """
-        mask = cover >= np.float32(MASK_COVER)
+        mask = cover >= MASK_COVER
         delta = self.base * change * cover
-        visible = np.float32(VISIBLE)
+        visible = VISIBLE
         least = np.where(delta < 0, np.minimum(delta, -visible), np.maximum(delta, visible))
-        most = np.float32(OUTSIDE_SHARE) * (np.abs(least[mask]).max() if mask.any() else np.float32(0))
+        most = OUTSIDE_SHARE * (np.abs(least[mask]).max() if mask.any() else 0)
         return Mark(self.top, self.left, np.where(mask, least, np.clip(delta, -most, most)), mask)
 
 
@@ -116,8 +119,16 @@ class Site:
         return 0.25 if self.surface.vertical else 0.0
 
     def strength(self) -> float:
-        """Draws the relative change of brightness for this defect."""
-        return self.source.between(self.settings["contrast"], towards_low=True) * self.contrast
+        """Draws the relative change of brightness for this defect.
+
+        It grows with the texture's contrast: on rough metal only what stands out is noticed, and labelled.
+        """
+        drawn = self.source.between(self.settings["contrast"], towards_low=True)
+        return drawn * self.contrast * (0.5 + 0.5 * self.surface.roughness / TYPICAL_ROUGHNESS)
+
+    def depth(self) -> float:
+        """Draws how much of the way to the dark behind it a hole goes, in [0, 1]."""
+        return min(1.0, self.source.between(self.settings["contrast"]) * self.contrast)
 
     def size(self, key: str = "length") -> float:
         """Draws a size in pixels, small ones more often."""
@@ -152,18 +163,39 @@ class Site:
         left, right = max(0, int(centre[0] - reach[0])), min(columns, int(centre[0] + reach[0]) + 1)
         top, bottom = max(0, int(centre[1] - reach[1])), min(rows, int(centre[1] + reach[1]) + 1)
         x, y = direction(turn)
-        across = np.arange(left, right, dtype=np.float32) - np.float32(centre[0])
-        down = (np.arange(top, bottom, dtype=np.float32) - np.float32(centre[1]))[:, None]
+        across = np.arange(left, right, dtype=np.float32) - centre[0]
+        down = (np.arange(top, bottom, dtype=np.float32) - centre[1])[:, None]
         light = self.surface.light
         return Frame(
             top=top,
             left=left,
-            u=across * np.float32(x) + down * np.float32(y),
-            v=down * np.float32(x) - across * np.float32(y),
+            u=across * x + down * y,
+            v=down * x - across * y,
             base=self.surface.gray[top:bottom, left:right],
             light=(light[0] * x + light[1] * y, light[1] * x - light[0] * y),
         )
 
+    def blob(
+        self, frame: Frame, half: tuple[float, float], ragged: float, cell: float, octaves: int = 3
+    ) -> Field:
+        """Makes an irregular ellipse.
+
+        Args:
+            frame: Where; it should reach at least 1.25 times as far as the ellipse.
+            half: Half axes along and across, in pixels.
+            ragged: How far the border strays, as a share of the half axes.
+            cell: Size of its lobes in pixels.
+            octaves: How many finer layers of lobes.
+
+        Returns:
+            Depth (rows, columns): 1 at the centre, 0 at the border, less outside.
+        """
+        u, v = frame.u * (1 / half[0]), frame.v * (1 / half[1])
+        reach = np.sqrt(u * u + v * v)
+        depth = 1 - reach + self.noise(frame, cell, octaves) * ragged
+        # No lobe reaches the frame, which would cut it off straight.
+        return depth - np.maximum(reach - 1.02, 0) * (6 * ragged)
+
     def noise(self, frame: Frame, cell: float, octaves: int = 1) -> Field:
         """Makes smooth noise in about [-1, 1] over a frame's window."""
-        return lattice_noise(self.source, frame.shape, (cell, cell), octaves)
+        return cloud_noise(self.source, frame.shape, (cell, cell), octaves)

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Field = np.ndarray[Any, np.dtype[np.float32]]
+Field = NDArray[Any]
+"""float32 everywhere: Python numbers beside it do not widen it."""
 T = TypeVar("T")
 
 TURN_STEPS = 4096
@@ -94,7 +95,7 @@ class Source:
         """Draws an array of numbers in [0, 1), 16 bits each."""
         size = math.prod(shape)
         words = self._bytes(2 * size).view("<u2").astype(np.float32)
-        words *= np.float32(2.0**-16)
+        words *= 2.0**-16
         return words.reshape(shape)
 
     def noise(self, *shape: int, spread: tuple[int, int] = (1, 1)) -> Field:
@@ -109,7 +110,7 @@ class Source:
             if length > 1:
                 total = _window_sum(total, length, axis)
         scale = 1.0 / (_NOISE_DEVIATION * math.sqrt(spread[0] * spread[1]))
-        return total.astype(np.float32) * np.float32(scale)
+        return total.astype(np.float32) * scale
 
 
 def pick_at(weights: dict[T, float], share: float) -> T:
@@ -137,17 +138,17 @@ def _window_sum(values: NDArray[Any], length: int, axis: int) -> NDArray[np.int3
 
 def smooth(share: Field) -> Field:
     """Eases [0, 1] to [0, 1] with flat ends (3t^2 - 2t^3)."""
-    return share * share * (np.float32(3) - share - share)
+    return share * share * (3 - share - share)
 
 
 def ramp(distance: Field, softness: float) -> Field:
     """Turns a signed distance (positive inside, pixels) into coverage in [0, 1], one soft edge wide."""
-    return np.clip(distance * np.float32(1.0 / softness) + np.float32(0.5), np.float32(0), np.float32(1))
+    return np.clip(distance * (1.0 / softness) + 0.5, 0, 1)
 
 
 def _places(length: int, cell: float, offset: float) -> tuple[NDArray[np.intp], Field]:
     """Returns for each pixel of an axis the lattice index before it and the eased share to the next."""
-    position = (np.arange(length, dtype=np.float32) + np.float32(offset)) * np.float32(1.0 / cell)
+    position = (np.arange(length, dtype=np.float32) + offset) * (1.0 / cell)
     index = np.floor(position)
     return index.astype(np.intp), smooth(position - index)
 
@@ -174,7 +175,7 @@ def lattice_noise(
         rows, down = _places(shape[0], tall, source.uniform(0, tall))
         columns, right = _places(shape[1], wide, source.uniform(0, wide))
         lattice = source.uniforms(int(rows[-1]) + 2, int(columns[-1]) + 2)
-        lattice = lattice * np.float32(2 * weight) - np.float32(weight)
+        lattice = lattice * (2 * weight) - weight
         # Columns first: the lattice is small, so the costly gather runs on few rows.
         left = lattice[:, columns]
         across = left + (lattice[:, columns + 1] - left) * right
@@ -182,7 +183,20 @@ def lattice_noise(
         total += above + (across[rows + 1] - above) * down[:, None]
         norm += weight
         weight, tall, wide = weight / 2, tall / 2, wide / 2
-    return total * np.float32(1.4 / norm)
+    return total * (1.4 / norm)
+
+
+def cloud_noise(source: Source, shape: tuple[int, int], cell: tuple[float, float], octaves: int = 3) -> Field:
+    """Makes `lattice_noise` on a bent lattice, so that no straight border shows at a threshold."""
+    most = int(cell[0] / 2) + 1, int(cell[1] / 2) + 1
+    wide = lattice_noise(source, (shape[0] + 2 * most[0], shape[1] + 2 * most[1]), cell, octaves)
+    place = []
+    for axis in (0, 1):
+        bend = np.clip(lattice_noise(source, shape, (cell[0] * 0.8, cell[1] * 0.8)), -1, 1)
+        pixel = np.floor(bend * most[axis]).astype(np.intp)
+        own = np.arange(shape[axis]) + most[axis]
+        place.append(pixel + (own[:, None] if axis == 0 else own))
+    return wide[place[0], place[1]]
 
 
 class Wander:
@@ -203,7 +217,7 @@ class Wander:
 
     def __call__(self, at: Field) -> Field:
         """Samples the function (quarter-pixel table, linear in between)."""
-        place = np.clip((at + np.float32(self._start)) * np.float32(4), np.float32(0), np.float32(self._top))
+        place = np.clip((at + self._start) * 4, 0, self._top)
         index = np.floor(place)
         before = index.astype(np.intp)
         low = self._values[before]
@@ -213,5 +227,5 @@ class Wander:
 def slopes(height: Field) -> tuple[Field, Field]:
     """Returns half the central differences of a field down the rows and along the columns, edges repeated."""
     padded = np.pad(height, 1, mode="edge")
-    half = np.float32(0.5)
+    half = 0.5
     return (padded[2:, 1:-1] - padded[:-2, 1:-1]) * half, (padded[1:-1, 2:] - padded[1:-1, :-2]) * half

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets_builders.synthetic import layers
-from datasets_builders.synthetic.numerics import Field, Source, direction, lattice_noise, slopes
+from datasets_builders.synthetic.numerics import Field, Source, direction, slopes
 
 DARKEST, BRIGHTEST = 0.02, 0.94
 """Limits of a defect-free surface in [0, 1]: a defect stays visible at either end."""
@@ -33,6 +33,8 @@ class Surface:
         glow: Where red heat shines through, float32 (rows, columns) in [0, 1], or None.
         sensor: Standard deviation of the camera's noise at full brightness, in [0, 1] units.
         corners: How much darker the corners are, in [0, 1].
+        roughness: Contrast of texture and noise from pixel to pixel, relative to the brightness.
+        edges: Sides (`left`, `right`, `top`, `bottom`) on which the metal ends inside the image.
     """
 
     gray: Field
@@ -43,12 +45,13 @@ class Surface:
     glow: Field | None = None
     sensor: float = 0.0
     corners: float = 0.0
+    roughness: float = 0.0
     edges: list[str] = field(default_factory=list)
 
     def lit(self, height: Field) -> Field:
         """Returns the change of brightness that a relief (pixels of height) gives under this light."""
         down, right = slopes(height)
-        return -(right * np.float32(self.light[0]) + down * np.float32(self.light[1]))
+        return -(right * self.light[0] + down * self.light[1])
 
 
 def render_surface(recipe: Mapping[str, Any], source: Source, size: tuple[int, int]) -> Surface:
@@ -71,7 +74,7 @@ def render_surface(recipe: Mapping[str, Any], source: Source, size: tuple[int, i
     for layer in recipe["layers"]:
         if source.chance(layer.get("chance", 1.0)):
             layers.KINDS[layer["kind"]](canvas, source, layer)
-    np.clip(canvas.gray, np.float32(DARKEST), np.float32(BRIGHTEST), out=canvas.gray)
+    np.clip(canvas.gray, DARKEST, BRIGHTEST, out=canvas.gray)
     low, high = canvas.span if canvas.span else (0, across)
     metal = (low, 0, high, along) if vertical else (0, low, along, high)
     edges = [
@@ -79,6 +82,7 @@ def render_surface(recipe: Mapping[str, Any], source: Source, size: tuple[int, i
         for name, cut in (("left", low > 0), ("right", high < across))
         if cut
     ]
+    sensor = source.between(recipe["sensor"])
     warmth = source.between(recipe["tint"])
     return Surface(
         gray=np.ascontiguousarray(canvas.gray if vertical else canvas.gray.T),
@@ -87,10 +91,20 @@ def render_surface(recipe: Mapping[str, Any], source: Source, size: tuple[int, i
         metal=metal,
         tint=(1.0 + warmth, 1.0 + 0.25 * warmth, 1.0 - warmth),
         glow=None if canvas.glow is None else (canvas.glow if vertical else canvas.glow.T),
-        sensor=source.between(recipe["sensor"]),
+        sensor=sensor,
         corners=source.between(recipe["corners"]),
+        roughness=_roughness(canvas.gray[:, low:high], sensor),
         edges=edges,
     )
+
+
+def _roughness(gray: Field, sensor: float) -> float:
+    """Returns the mean step between diagonal neighbours over the mean brightness, noise included."""
+    # Whole numbers, so that the sums do not depend on their order.
+    scaled = (gray * 4096).astype(np.int32)
+    steps, total = np.abs(scaled[1:, 1:] - scaled[:-1, :-1]), scaled.sum(dtype=np.int64)
+    brightness = int(total) / scaled.size
+    return int(steps.sum(dtype=np.int64)) / steps.size / brightness + sensor * (0.35 * 4096 / brightness + 1)
 
 
 def photograph(surface: Surface, source: Source) -> NDArray[np.uint8]:
@@ -104,20 +118,17 @@ def photograph(surface: Surface, source: Source) -> NDArray[np.uint8]:
         RGB image (rows, columns, 3), uint8.
     """
     rows, columns = surface.gray.shape
-    down = (np.arange(rows, dtype=np.float32) * np.float32(2.0 / rows) - np.float32(1))[:, None]
-    right = np.arange(columns, dtype=np.float32) * np.float32(2.0 / columns) - np.float32(1)
-    shade = np.float32(1) - np.float32(surface.corners / 2) * (down * down + right * right)
-    noise = source.noise(rows, columns) * np.float32(surface.sensor)
-    seen = surface.gray * shade + noise * (np.float32(0.35) + surface.gray)
+    down = (np.arange(rows, dtype=np.float32) * (2.0 / rows) - 1)[:, None]
+    right = np.arange(columns, dtype=np.float32) * (2.0 / columns) - 1
+    shade = 1 - (surface.corners / 2) * (down * down + right * right)
+    noise = source.noise(rows, columns) * surface.sensor
+    seen = surface.gray * shade + noise * (0.35 + surface.gray)
     image = np.empty((rows, columns, 3), np.uint8)
     for channel in range(3):
-        values = seen * np.float32(255 * surface.tint[channel])
+        values = seen * (255 * surface.tint[channel])
         if surface.glow is not None:
-            values += surface.glow * seen * np.float32((330.0, 40.0, -70.0)[channel])
-        values += np.float32(0.5)
-        np.clip(values, np.float32(0), np.float32(255), out=values)
+            values += surface.glow * seen * ((330.0, 40.0, -70.0)[channel])
+        values += 0.5
+        np.clip(values, 0, 255, out=values)
         image[..., channel] = values.astype(np.uint8)
     return image
-
-
-__all__ = ["Surface", "lattice_noise", "photograph", "render_surface"]

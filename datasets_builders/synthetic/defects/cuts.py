@@ -6,15 +6,29 @@ import numpy as np
 
 from datasets_builders.synthetic.marks import Mark, Site
 from datasets_builders.synthetic.numerics import Field, Wander, direction, ramp, smooth
+from datasets_builders.synthetic.surfaces import Surface
 
-ONE = np.float32(1)
 VOID = 0.05
 """Brightness behind a hole."""
 
 
-def _to_void(base: Field, share: Field, depth: float) -> Field:
+def _to_void(base: Field, share: Field, depth: float, void: float = VOID) -> Field:
     """Returns the relative change that takes the metal towards the dark behind it."""
-    return (np.float32(VOID) / base - ONE) * share * np.float32(depth)
+    return (void / base - 1) * share * depth
+
+
+def _beyond(surface: Surface, side: str) -> float:
+    """Returns the brightness beyond an edge of the metal, seen in the picture or assumed."""
+    if side not in surface.edges:
+        return VOID
+    left, top, right, bottom = surface.metal
+    seen = {
+        "left": surface.gray[top, left - 1] if left else VOID,
+        "right": surface.gray[top, min(right, surface.gray.shape[1] - 1)],
+        "top": surface.gray[top - 1, left] if top else VOID,
+        "bottom": surface.gray[min(bottom, surface.gray.shape[0] - 1), left],
+    }
+    return float(seen[side])
 
 
 def cutting_opening(site: Site) -> Mark | None:
@@ -36,29 +50,25 @@ def cutting_opening(site: Site) -> Mark | None:
     half = length / 2 + 8
     reach = abs(x) * half + abs(y) * (width + 9), abs(y) * half + abs(x) * (width + 9)
     frame = site.frame_at(centre, reach, inward)
-    strength = min(site.strength(), 1.0)
+    strength = site.depth()
     narrowing = source.uniform(0.0, 0.7)
-    share = np.clip(frame.u * np.float32(1 / length) + np.float32(0.5), np.float32(0), ONE)
+    share = np.clip(frame.u * (1 / length) + 0.5, 0, 1)
     jag = Wander(source, length + 16, source.uniform(5, 12), 3)
     other = Wander(source, length + 16, source.uniform(5, 12), 3)
-    thick = np.float32(width / 2) * (ONE - share * np.float32(narrowing))
-    bend = Wander(source, length + 16, length / 2, 2)(frame.u) * np.float32(width * 0.3)
+    thick = (width / 2) * (1 - share * narrowing)
+    bend = Wander(source, length + 16, length / 2, 2)(frame.u) * (width * 0.3)
     off = frame.v - bend
-    rough = np.where(off > 0, jag(frame.u), other(frame.u)) * np.float32(0.5 + width * 0.12)
-    tip = np.clip((np.float32(length / 2) - frame.u) * np.float32(2 / width), np.float32(0), ONE)
-    edge = (thick + rough) * np.sqrt(tip) - np.abs(off)
+    rough = np.where(off > 0, jag(frame.u), other(frame.u)) * (0.5 + width * 0.12)
+    tip = np.clip((length / 2 - frame.u) * (2 / width), 0, 1)
+    edge = np.where(tip > 0, (thick + rough) * np.sqrt(tip) - np.abs(off), -9)
     inside = ramp(edge, 1.5)
-    lip_shape = smooth(
-        np.clip(ONE - np.abs(edge + np.float32(1.6)) * np.float32(1 / 2.4), np.float32(0), ONE)
-    )
-    lit = np.where(off > 0, np.float32(frame.light[1]), np.float32(-frame.light[1]))
-    lip = lip_shape * (np.float32(0.25) - lit * np.float32(0.45)) * np.float32(strength) * ramp(tip, 0.5)
-    glow = site.noise(frame, 5, 2) * np.float32(0.12)
-    cover = np.maximum(inside, ramp(edge + np.float32(2.2), 1.6) * (tip > 0))
-    change = np.where(
-        inside > 0, _to_void(frame.base, inside, strength) + glow * inside, np.float32(0)
-    ) + lip * (ONE - inside)
-    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(1.0)))
+    lip_shape = smooth(np.clip(1 - np.abs(edge + 1.6) * (1 / 2.4), 0, 1))
+    lit = np.sign(off) * frame.light[1]
+    lip = lip_shape * (0.25 - lit * 0.45) * strength * ramp(tip, 0.5)
+    glow = site.noise(frame, 5, 2) * 0.12
+    cover = np.maximum(inside, ramp(edge + 2.2, 1.6))
+    change = _to_void(frame.base, inside, strength) + glow * inside + lip * (1 - inside)
+    return frame.mark(cover, np.clip(change, -0.95, 1.0))
 
 
 def punching_hole(site: Site) -> Mark | None:
@@ -68,24 +78,23 @@ def punching_hole(site: Site) -> Mark | None:
     frame = site.frame(radius + 3, radius + 3, source.uniform())
     if frame is None:
         return None
-    strength = min(site.strength(), 1.0)
-    u, v = frame.u, frame.v * np.float32(1 / squash)
+    strength = site.depth()
+    u, v = frame.u, frame.v * (1 / squash)
     reach = np.sqrt(u * u + v * v)
-    edge = np.float32(radius) - reach + site.noise(frame, 4, 1) * np.float32(0.4)
+    edge = radius - reach + site.noise(frame, 4, 1) * 0.4
     inside = ramp(edge, 1.4)
-    facing = (u * np.float32(frame.light[0]) + v * np.float32(frame.light[1])) / np.maximum(reach, ONE)
-    burr = smooth(np.clip(ONE - np.abs(edge + np.float32(0.7)) * np.float32(1 / 1.7), np.float32(0), ONE))
-    burr = burr * (np.float32(0.15) - facing * np.float32(0.5)) * (ONE - inside)
-    cover = np.maximum(inside, ramp(edge + np.float32(1.2), 1.2))
-    change = _to_void(frame.base, inside, strength) + burr * np.float32(strength)
-    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(0.8)))
+    facing = (u * frame.light[0] + v * frame.light[1]) / np.maximum(reach, 1)
+    burr = smooth(np.clip(1 - np.abs(edge + 0.7) * (1 / 1.7), 0, 1))
+    burr = burr * (0.15 - facing * 0.5) * (1 - inside)
+    cover = np.maximum(inside, ramp(edge + 1.2, 1.2))
+    change = _to_void(frame.base, inside, strength) + burr * strength
+    return frame.mark(cover, np.clip(change, -0.95, 0.8))
 
 
 def crescent_gap(site: Site) -> Mark | None:
     """A crescent cut out of the strip's edge: an arc of the dark beyond, reaching into the metal."""
     source, chord = site.source, site.size()
     surface = site.surface
-    rows, columns = surface.gray.shape
     left, top, right, bottom = surface.metal
     sides = surface.edges or (["left", "right"] if surface.vertical else ["top", "bottom"])
     side = sides[source.integer(0, len(sides) - 1)]
@@ -106,21 +115,17 @@ def crescent_gap(site: Site) -> Mark | None:
     half = depth / 2 + 4
     reach = (half, chord / 2 + 4) if side in ("left", "right") else (chord / 2 + 4, half)
     frame = site.frame_at(centre, reach, 0.0)
-    strength = min(site.strength(), 1.0)
-    x, y = frame.u + np.float32(centre[0]), frame.v + np.float32(centre[1])
+    strength = site.depth()
+    x, y = frame.u + centre[0], frame.v + centre[1]
     to_centre = (outside, middle) if side in ("left", "right") else (middle, outside)
-    dx, dy = x - np.float32(to_centre[0]), y - np.float32(to_centre[1])
+    dx, dy = x - to_centre[0], y - to_centre[1]
     reach_to = np.sqrt(dx * dx + dy * dy)
     place = x if normal == across else y
-    on_metal = (place >= np.float32(border)) if sign > 0 else (place < np.float32(border))
-    edge = np.float32(radius) - reach_to
+    on_metal = (place >= border) if sign > 0 else (place < border)
+    edge = radius - reach_to
     inside = ramp(edge, 1.4) * on_metal
-    rim = (
-        smooth(np.clip(ONE - np.abs(edge + np.float32(1.0)) * np.float32(1 / 1.8), np.float32(0), ONE))
-        * on_metal
-    )
-    cover = np.maximum(inside, ramp(edge + np.float32(1.2), 1.4) * on_metal)
-    rim_light = np.float32(source.uniform(0.1, 0.7))
-    change = _to_void(frame.base, inside, strength) + rim * rim_light * (ONE - inside)
-    del rows, columns
-    return frame.mark(cover, np.clip(change, np.float32(-0.95), np.float32(1.0)))
+    rim = smooth(np.clip(1 - np.abs(edge + 1.0) * (1 / 1.8), 0, 1)) * on_metal
+    cover = np.maximum(inside, ramp(edge + 1.2, 1.4) * on_metal)
+    rim_light = source.uniform(0.0, 0.45)
+    change = _to_void(frame.base, inside, strength, _beyond(surface, side)) + rim * rim_light * (1 - inside)
+    return frame.mark(cover, np.clip(change, -0.95, 1.0))

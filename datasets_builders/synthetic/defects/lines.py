@@ -7,17 +7,15 @@ import numpy as np
 from datasets_builders.synthetic.marks import Mark, Site
 from datasets_builders.synthetic.numerics import Field, Wander, ramp, smooth
 
-ONE = np.float32(1)
-
 
 def _ends(u: Field, length: float, taper: float) -> Field:
     """Returns 1 along the middle of a line, falling to 0 over `taper` pixels at both ends."""
-    return np.clip((np.float32(length / 2) - np.abs(u)) * np.float32(1 / taper), np.float32(0), ONE)
+    return np.clip(((length / 2) - np.abs(u)) * (1 / taper), 0, 1)
 
 
 def _hump(distance: Field, half_width: float) -> Field:
     """Returns a smooth bump of height 1 at distance 0, gone at `half_width`."""
-    return smooth(np.clip(ONE - np.abs(distance) * np.float32(1 / half_width), np.float32(0), ONE))
+    return smooth(np.clip(1 - np.abs(distance) * (1 / half_width), 0, 1))
 
 
 def scratch(site: Site) -> Mark | None:
@@ -31,28 +29,29 @@ def scratch(site: Site) -> Mark | None:
     if frame is None:
         return None
     strength = site.strength()
-    path = Wander(source, length, length / 2, 2)(frame.u) * np.float32(bow * 0.6)
-    path += (frame.u * np.float32(2 / length)) * (frame.u * np.float32(2 / length)) * np.float32(bow * 0.4)
+    path = Wander(source, length, length / 2, 2)(frame.u) * (bow * 0.6)
+    path += (frame.u * (2 / length)) * (frame.u * (2 / length)) * (bow * 0.4)
     wear = np.clip(
-        Wander(source, length, source.uniform(6, 24), 3)(frame.u) * np.float32(0.6) + np.float32(0.75),
+        Wander(source, length, source.uniform(6, 24), 3)(frame.u) * 0.6 + 0.75,
         0.22,
         1,
     )
     tone = 1 if source.chance(site.settings.get("bright", 0.65)) else -1
-    lip_side = np.float32(1.0 if frame.light[1] * tone < 0 else -1.0)
+    lip_side = 1.0 if frame.light[1] * tone < 0 else -1.0
     cover = np.zeros(frame.shape, np.float32)
     change = np.zeros(frame.shape, np.float32)
     for twin in range(twins + 1):
         share = 1.0 if twin == 0 else source.uniform(0.4, 0.8)
-        off = frame.v - path - np.float32((twin - twins / 2) * gap)
-        shifted = frame.u - np.float32(0.0 if twin == 0 else source.uniform(-0.15, 0.15) * length)
-        ends = _ends(shifted, length * share, length * share * 0.25)
-        thick = np.float32(0.6 + width / 2) * (np.float32(0.4) + np.float32(0.6) * ends)
-        cover = np.maximum(cover, ramp(thick + np.float32(1.0) - np.abs(off), 1.6) * np.minimum(ends * 4, 1))
+        off = frame.v - path - ((twin - twins / 2) * gap)
+        shifted = frame.u - (0.0 if twin == 0 else source.uniform(-0.15, 0.15) * length)
+        ends = _ends(shifted, length * share, min(14.0, length * share * 0.2))
+        press = np.clip(Wander(source, length, length / 4, 3)(frame.u) * 0.4 + 0.8, 0.4, 1.2)
+        thick = (0.3 + width / 2) * (0.4 + 0.6 * ends) * press
+        cover = np.maximum(cover, ramp(thick + 1.0 - np.abs(off), 1.6) * np.minimum(ends * 4, 1))
         core = ramp(thick - np.abs(off), 1.2)
-        lip = _hump(off - lip_side * (thick + np.float32(0.8)), 1.8)
-        change += (core * wear - lip * np.float32(0.35) * wear) * np.float32(tone * strength)
-    return frame.mark(cover, np.clip(change, np.float32(-0.85), np.float32(1.6)))
+        lip = _hump(off - lip_side * (thick + 0.8), 1.8)
+        change += (core * wear - lip * 0.35 * wear) * (tone * strength)
+    return frame.mark(cover, np.clip(change, -0.85, 1.6))
 
 
 def longitudinal_crack(site: Site) -> Mark | None:
@@ -63,28 +62,25 @@ def longitudinal_crack(site: Site) -> Mark | None:
     if frame is None:
         return None
     strength = site.strength()
-    path = Wander(source, length, source.uniform(24, 50), 4)(frame.u) * np.float32(sway)
+    path = Wander(source, length, source.uniform(24, 50), 3)(frame.u) * sway
+    path += Wander(source, length, source.uniform(3, 7), 2)(frame.u) * source.uniform(0.5, 1.2)
     ends = _ends(frame.u, length, length * 0.35)
-    open_ = np.clip(Wander(source, length, 14, 3)(frame.u) * np.float32(0.55) + np.float32(0.7), 0.15, 1)
-    thick = np.float32(width / 2) * open_ * (np.float32(0.3) + np.float32(0.7) * ends)
+    open_ = np.clip(Wander(source, length, 14, 3)(frame.u) * 0.55 + 0.7, 0.15, 1)
+    thick = (width / 2) * open_ * (0.3 + 0.7 * ends)
     off = frame.v - path
     core = ramp(thick - np.abs(off), 1.3)
     fork_at = source.uniform(-0.3, 0.2) * length
-    beyond = np.clip(frame.u - np.float32(fork_at), np.float32(0), np.float32(length * 0.3))
+    beyond = np.clip(frame.u - fork_at, 0, length * 0.3)
     if source.chance(0.35):
-        fork = off - beyond * np.float32(source.uniform(0.12, 0.3) * source.sign())
-        taken = (
-            (beyond > 0)
-            & (beyond < np.float32(length * 0.29))
-            & (np.abs(frame.v) < np.float32(sway + width + 3))
-        )
-        core = np.maximum(core, ramp(thick * np.float32(0.6) - np.abs(fork), 1.2) * taken)
-    side = np.float32(1.0 if frame.light[1] < 0 else -1.0)
-    lip = _hump(off - side * (thick + np.float32(1.2)), 2.0) * ends
-    halo = _hump(off, 2.5 + width) * np.float32(0.25)
-    cover = np.maximum(ramp(thick + np.float32(0.9) - np.abs(off), 1.4), core) * np.minimum(ends * 5, 1)
-    change = (lip * np.float32(0.45) * (ONE - core) - core - halo * (ONE - core)) * np.float32(strength)
-    return frame.mark(cover, np.clip(change, np.float32(-0.92), np.float32(0.8)))
+        fork = off - beyond * (source.uniform(0.12, 0.3) * source.sign())
+        taken = (beyond > 0) & (beyond < (length * 0.29)) & (np.abs(frame.v) < (sway + width + 3))
+        core = np.maximum(core, ramp(thick * 0.6 - np.abs(fork), 1.2) * taken)
+    side = 1.0 if frame.light[1] < 0 else -1.0
+    lip = _hump(off - side * (thick + 1.2), 2.0) * ends
+    halo = _hump(off, 2.5 + width) * 0.25
+    cover = np.maximum(ramp(thick + 0.9 - np.abs(off), 1.4), core) * np.minimum(ends * 5, 1)
+    change = (lip * 0.45 * (1 - core) - core - halo * (1 - core)) * strength
+    return frame.mark(cover, np.clip(change, -0.92, 0.8))
 
 
 def external_fold(site: Site) -> Mark | None:
@@ -95,23 +91,20 @@ def external_fold(site: Site) -> Mark | None:
     if frame is None:
         return None
     strength = site.strength()
-    path = Wander(source, length, length / 2.2, 3)(frame.u) * np.float32(sway)
+    path = Wander(source, length, length / 2.2, 3)(frame.u) * sway
     ends = _ends(frame.u, length, length * 0.2)
-    thick = (
-        np.float32(width)
-        * ends
-        * (np.float32(0.75) + np.float32(0.35) * Wander(source, length, 12, 2)(frame.u))
-    )
-    lap = np.float32(source.sign())
+    thick = width * ends * (0.75 + 0.35 * Wander(source, length, 12, 2)(frame.u))
+    lap = source.sign()
     off: Field = (frame.v - path) * lap
-    inside = ramp(off + np.float32(0.8), 1.4) * ramp(thick - off, 2.0)
-    slope_ = np.clip(ONE - off / np.maximum(thick, ONE), np.float32(0), ONE)
+    inside = ramp(off + 0.8, 1.4) * ramp(thick - off, 2.0)
+    slope_ = np.clip(1 - off / np.maximum(thick, 1), 0, 1)
     seam = _hump(off, 1.9)
-    edge = _hump(off - thick * np.float32(0.85), 2.2)
-    bright = np.float32(0.5 + 0.4 * abs(frame.light[1]))
-    change = (edge * bright - seam * np.float32(0.9) - slope_ * np.float32(0.4)) * np.float32(strength)
+    far: Field = thick * 0.85
+    edge = _hump(off - far, 2.2)
+    bright = 0.5 + 0.4 * abs(frame.light[1])
+    change = (edge * bright - seam * 0.9 - slope_ * 0.4) * strength
     cover = np.maximum(inside, seam) * np.minimum(ends * 4, 1)
-    return frame.mark(cover, np.clip(change, np.float32(-0.85), np.float32(1.0)))
+    return frame.mark(cover, np.clip(change, -0.85, 1.0))
 
 
 def crease(site: Site) -> Mark | None:
@@ -123,18 +116,16 @@ def crease(site: Site) -> Mark | None:
         return None
     strength = site.strength()
     kinks = Wander(source, length, source.uniform(18, 40), 1)(frame.u)
-    path = kinks * np.float32(sway)
+    path = kinks * sway
     ends = _ends(frame.u, length, length * 0.3)
     off = frame.v - path
-    live = np.clip(Wander(source, length, 16, 2)(frame.u) * np.float32(0.5) + np.float32(0.8), 0.25, 1)
-    core = ramp(np.float32(width / 2) * live - np.abs(off), 1.3)
-    side = np.float32(1.0 if frame.light[1] < 0 else -1.0)
-    slope_ = _hump(off - side * np.float32(width / 2 + 1.5), 3.0) - _hump(
-        off + side * np.float32(width / 2 + 1.5), 3.0
-    )
-    cover = ramp(np.float32(width / 2 + 1.6) - np.abs(off), 1.8) * np.minimum(ends * 3, 1)
-    change = (slope_ * np.float32(0.4) * (ONE - core) - core * live) * np.float32(strength)
-    return frame.mark(cover, np.clip(change, np.float32(-0.85), np.float32(0.6)))
+    live = np.clip(Wander(source, length, 16, 2)(frame.u) * 0.5 + 0.8, 0.25, 1)
+    core = ramp((width / 2) * live - np.abs(off), 1.3)
+    side = 1.0 if frame.light[1] < 0 else -1.0
+    slope_ = _hump(off - side * (width / 2 + 1.5), 3.0) - _hump(off + side * (width / 2 + 1.5), 3.0)
+    cover = ramp((width / 2 + 1.6) - np.abs(off), 1.8) * np.minimum(ends * 3, 1)
+    change = (slope_ * 0.4 * (1 - core) - core * live) * strength
+    return frame.mark(cover, np.clip(change, -0.85, 0.6))
 
 
 def welding_line(site: Site) -> Mark | None:
@@ -149,22 +140,20 @@ def welding_line(site: Site) -> Mark | None:
     reach = (across / 2 + 1, width + 8) if site.surface.vertical else (width + 8, across / 2 + 1)
     frame = site.frame_at(centre, reach, site.rolling + 0.25 + source.uniform(-0.004, 0.004))
     strength = site.strength()
-    path = Wander(source, across, across / 2, 3)(frame.u) * np.float32(source.uniform(0.2, 1.2))
+    path = Wander(source, across, across / 2, 3)(frame.u) * source.uniform(0.2, 1.2)
     off = frame.v - path
     bead = Wander(source, across, source.uniform(3, 7), 2)(frame.u)
-    half = np.float32(width / 2)
-    groove = np.float32(width * source.uniform(-0.35, 0.35))
+    half = width / 2
+    groove = width * source.uniform(-0.35, 0.35)
     dark = _hump(off - groove, 1.6 + width * 0.2)
-    bright = _hump(off + groove, 1.6 + width * 0.25) * (np.float32(0.7) + np.float32(0.4) * bead)
+    bright = _hump(off + groove, 1.6 + width * 0.25) * (0.7 + 0.4 * bead)
     body = ramp(half - np.abs(off), 1.6)
-    cover = np.maximum(body, ramp(np.float32(2.6) - np.abs(off), 1.2))
-    tone = np.float32(source.uniform(-0.35, 0.35))
-    live = np.clip(
-        Wander(source, across, across / 4, 2)(frame.u) * np.float32(0.5) + np.float32(0.85), 0.35, 1
-    )
-    change = (bright * np.float32(0.7) - dark + tone) * live * np.float32(strength)
-    inside = (frame.u > np.float32(-across / 2)) & (frame.u < np.float32(across / 2))
-    return frame.mark(cover * inside, np.clip(change, np.float32(-0.85), np.float32(0.9)))
+    cover = np.maximum(body, ramp(2.6 - np.abs(off), 1.2))
+    tone = source.uniform(-0.35, 0.35)
+    live = np.clip(Wander(source, across, across / 4, 2)(frame.u) * 0.5 + 0.85, 0.35, 1)
+    change = (bright * 0.7 - dark + tone) * live * strength
+    inside = (frame.u > (-across / 2)) & (frame.u < (across / 2))
+    return frame.mark(cover * inside, np.clip(change, -0.85, 0.9))
 
 
 def waist_folding(site: Site) -> Mark | None:
@@ -178,22 +167,20 @@ def waist_folding(site: Site) -> Mark | None:
     if frame is None:
         return None
     strength = site.strength()
-    share = frame.u * np.float32(2 / length)
-    arc = (share * share - np.float32(0.4)) * np.float32(bow * source.sign())
+    share = frame.u * (2 / length)
+    arc = (share * share - 0.4) * (bow * source.sign())
     cover = np.zeros(frame.shape, np.float32)
     change = np.zeros(frame.shape, np.float32)
-    side = np.float32(1.0 if frame.light[1] > 0 else -1.0)
+    side = 1.0 if frame.light[1] > 0 else -1.0
     for fold in range(count):
         part = length * (1.0 if fold == 0 else source.uniform(0.5, 0.95))
-        shifted = frame.u - np.float32(source.uniform(-0.5, 0.5) * (length - part))
+        shifted = frame.u - (source.uniform(-0.5, 0.5) * (length - part))
         ends = _ends(shifted, part, part * 0.35)
-        path = arc + Wander(source, length, length / 3, 3)(frame.u) * np.float32(2.5)
-        off = frame.v - path - np.float32((fold - (count - 1) / 2) * pitch)
+        path = arc + Wander(source, length, length / 3, 3)(frame.u) * 2.5
+        off = frame.v - path - ((fold - (count - 1) / 2) * pitch)
         thick = source.uniform(1.0, 2.2)
         crest = _hump(off, thick + 1.4) * ends
-        shadow = _hump(off + side * np.float32(thick + 1.2), thick + 1.6) * ends
-        cover = np.maximum(
-            cover, ramp(np.float32(thick + 1.4) - np.abs(off + side), 1.6) * np.minimum(ends * 4, 1)
-        )
-        change += (crest - shadow * np.float32(0.55)) * np.float32(strength)
-    return frame.mark(cover, np.clip(change, np.float32(-0.7), np.float32(1.0)))
+        shadow = _hump(off + side * (thick + 1.2), thick + 1.6) * ends
+        cover = np.maximum(cover, ramp((thick + 1.4) - np.abs(off + side), 1.6) * np.minimum(ends * 4, 1))
+        change += (crest - shadow * 0.55) * strength
+    return frame.mark(cover, np.clip(change, -0.7, 1.0))
