@@ -102,13 +102,11 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         card: The dataset's card.
         raw: The raw folder.
         problems: What is wrong with it; filled while reading and while the rows are made.
-        workers: Processes that make rows; more than one only where rows cannot have problems.
     """
 
     VERSION = datasets.Version("1.0.0")
     # Rows held in memory before they are written; images are large.
     DEFAULT_WRITER_BATCH_SIZE = 64
-    workers: int | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -189,11 +187,11 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             raise UserError(f"{self.card.name}: cannot read {error.filename}: {error.strerror}.") from error
 
     def _generate_examples(
-        self, examples: list[tuple[str, RawExample]]
+        self, examples: Iterable[tuple[str, RawExample]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         next_id = 1
         quiet = not sys.stderr.isatty()
-        title, console = f"Reading {self.card.name}", Console(stderr=True)
+        title, console = f"Building {self.card.name}", Console(stderr=True)
         for image_id, example in track(examples, title, console=console, transient=True, disable=quiet):
             row = self.row(image_id, example, next_id)
             if row is not None:
@@ -241,7 +239,7 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
                 "area": areas,
                 "category": categories,
             },
-            "mask": self._mask(image_id, example.mask, size),
+            "mask": self._mask(image_id, example.mask, size, len(example.objects)),
         }
 
     def _inside(
@@ -262,8 +260,9 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         return [x, y, right - x, bottom - y]
 
     def _mask(
-        self, image_id: str, mask: Path | bytes | np.ndarray | None, size: tuple[int, int]
+        self, image_id: str, mask: Path | bytes | np.ndarray | None, size: tuple[int, int], objects: int
     ) -> dict[str, Any] | None:
+        """Returns the mask as stored; notes a problem where it does not fit the image or its objects."""
         if mask is None:
             return None
         try:
@@ -275,4 +274,8 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             self.problems.add("wrong mask size", f"{image_id}: mask {pixels.shape[::-1]}, image {size}")
         if self.card.masks == "binary":
             pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
+        elif self.card.masks == "instance" and np.setdiff1d(pixels, 0).tolist() != list(
+            range(1, objects + 1)
+        ):
+            self.problems.add("wrong mask values", f"{image_id}: not one value for each of {objects} objects")
         return {"bytes": encode_png(pixels), "path": None}

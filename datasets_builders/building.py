@@ -73,7 +73,7 @@ def _write_rows(
         builder = builder_class(card)(card, raw, cache_dir=Path(scratch) / "cache")
         output = Path(scratch) / "output"
         try:
-            builder.download_and_prepare(output_dir=str(output), num_proc=builder.workers)
+            builder.download_and_prepare(output_dir=str(output))
         except datasets.exceptions.DatasetGenerationError as error:
             if isinstance(error.__cause__, UserError | OSError):
                 raise error.__cause__ from error

@@ -64,26 +64,26 @@ def list_datasets(
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "classes", "images", "boxes", "masks", "licence", "origin", "ready"):
-        table.add_column(column, justify="right" if column in ("classes", "images", "boxes") else "left")
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    for column in ("classes", "images", "boxes"):
+        table.add_column(column, justify="right")
+    for column in ("licence", "origin", "ready"):
+        table.add_column(column)
     for fact in facts:
         counts = ["–" if fact[key] is None else str(fact[key]) for key in ("images", "boxes")]
-        ready = "[green]yes[/]" if fact["ready"] else _how_to_get(fact)
+        ready = "yes" if fact["ready"] else "on use" if fact["origin"] == "procedural" else "no"
         table.add_row(
             fact["name"],
             str(len(fact["classes"])),
             *counts,
-            fact["masks"],
             fact["licence"],
             fact["origin"],
             ready,
         )
-    Console().print(table)
-
-
-def _how_to_get(fact: dict[str, Any]) -> str:
-    return "built on first use" if fact["origin"] == "procedural" else "[yellow]needs --raw[/]"
+    console = Console()
+    console.print(table)
+    console.print("on use: built by the first command that needs it; no: see prepare --help", style="dim")
 
 
 @app.command()
@@ -95,7 +95,10 @@ def prepare(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if it is there.")] = False,
 ) -> None:
-    """Build datasets on this machine, and compare their counts with their owners'."""
+    """Build datasets on this machine, and compare their counts with what was published.
+
+    Sets of origin "raw" need --raw; without it the message says which files, and where to get them.
+    """
     if raw is not None and len(names) > 1:
         raise UserError("--raw is the folder of one dataset: prepare them one by one.")
     for name in names:

@@ -107,7 +107,7 @@ def _tile(example: dict[str, Any], card: DatasetCard) -> Image.Image:
         label = card.classes[category]
         text_width = min(font.getlength(label) + 8, size[0])
         left = max(0.0, min(box[0], size[0] - text_width))
-        top = box[1] - 16 if box[1] >= 16 else box[1]
+        top = box[1] - 16 if box[1] >= 16 else min(box[3], size[1] - 16)
         draw.rectangle((left, top, left + text_width, top + 16), fill=_colour(category))
         draw.text((left + 4, top + 1), label, font=font, fill="#101418")
     tile = Image.new("RGB", (TILE, TILE + CAPTION), PANEL)
@@ -122,13 +122,15 @@ def _tile(example: dict[str, Any], card: DatasetCard) -> Image.Image:
 
 
 def _draw_mask(picture: Image.Image, mask: np.ndarray, card: DatasetCard, categories: list[int]) -> None:
-    """Draws the outlines of the mask's regions into the picture."""
+    """Draws outlines close around the mask's regions, so that thin defects stay visible."""
     scaled = cv2.resize(mask, picture.size, interpolation=cv2.INTER_NEAREST)
     draw = ImageDraw.Draw(picture)
     for value in np.unique(scaled[scaled > 0]).tolist():
         colour = _colour(categories[value - 1]) if card.masks == "instance" else "#ffffff"
         contours, _ = cv2.findContours(
-            (scaled == value).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            cv2.dilate((scaled == value).astype(np.uint8), np.ones((5, 5))),
+            cv2.RETR_EXTERNAL,
+            cv2.CHAIN_APPROX_NONE,
         )
         for contour in contours:
             points = [(int(x), int(y)) for x, y in contour[:, 0]]

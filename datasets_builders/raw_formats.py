@@ -1,7 +1,8 @@
-"""Readers of the annotation formats in which owners publish their data."""
+"""Readers of the annotation formats in which owners publish their data: VOC XML and YOLO text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -13,6 +14,7 @@ from datasets_builders.base import RawObject
 
 # A VOC file of a few hundred boxes has some 100 kB.
 MAX_XML_BYTES = 10_000_000
+MAX_YOLO_BYTES = 10_000_000
 
 
 class FormatError(ValueError):
@@ -82,3 +84,45 @@ def _voc_object(element: Element) -> RawObject:
         edges.append(float(text))
     left, top, right, bottom = edges
     return RawObject((element.findtext("name") or "").strip(), (left, top, right - left, bottom - top))
+
+
+def read_yolo(path: Path, classes: Mapping[int, str]) -> list[RawObject]:
+    """Reads a YOLO label file: a line `class x_centre y_centre width height` for each object.
+
+    Lines with more values are outlines, `class x1 y1 x2 y2 ...`; their extent is the box.
+
+    Args:
+        path: The label file. Where it does not exist the image has no defect.
+        classes: Class number -> name. Other numbers stay numbers, for the builder to refuse.
+
+    Returns:
+        Objects whose boxes are fractions of the image's size (`RawExample.fractions`).
+
+    Raises:
+        FormatError: The file is too large, is not text, or has a line of another form.
+    """
+    try:
+        if path.stat().st_size > MAX_YOLO_BYTES:
+            raise FormatError(f"larger than {MAX_YOLO_BYTES} bytes")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{error}") from error
+    return [_yolo_object(line, number, classes) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _yolo_object(line: str, number: int, classes: Mapping[int, str]) -> RawObject:
+    try:
+        label, *values = line.split()
+        index, numbers = int(label), [float(value) for value in values]
+    except ValueError as error:
+        raise FormatError(f"line {number}: {error}") from error
+    category = classes.get(index, str(index))
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return RawObject(category, (x - width / 2, y - height / 2, width, height))
+    if len(numbers) >= 6 and len(numbers) % 2 == 0:
+        left, top = min(numbers[::2]), min(numbers[1::2])
+        return RawObject(category, (left, top, max(numbers[::2]) - left, max(numbers[1::2]) - top))
+    raise FormatError(f"line {number}: {len(numbers)} values after the class, not 4 or an outline")

@@ -37,7 +37,7 @@ class DatasetCard:
         masks: `"none"`, `"binary"` (255 = defect) or `"instance"` (value k = k-th object of the image).
         origin: `"raw"`, `"procedural"` or `"derived"`.
         licence: The licence as its owner states it, or `"not stated"`.
-        homepage: Where the owner publishes it.
+        homepage: Where its owner publishes it.
         citation: How the owner wishes to be cited.
         builder: `"package.module:Class"` of the `DetectionBuilder`.
         layout: The raw folder that the builder reads, in words; empty for procedural sets.
@@ -79,8 +79,7 @@ def _read_card(name: str, entry: dict[str, Any]) -> DatasetCard:
     entry = dict(entry)
     if entry["origin"] == "procedural":
         config = yaml.safe_load((SYNTHETIC_CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-        entry["classes"] = [c["name"] if isinstance(c, dict) else c for c in config["classes"]]
-        entry["splits"] = config["splits"]
+        entry |= {key: config[key] for key in ("title", "classes", "splits")}
     if "expected" in entry:
         entry["expected"] = Counts(**entry["expected"])
     return DatasetCard(name=name, **entry | {"classes": tuple(entry["classes"])})
