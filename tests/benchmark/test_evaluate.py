@@ -109,7 +109,7 @@ def random_case(
     crowd: float = 0.0,
     empty: float = 0.3,
 ) -> Case:
-    """Random labels and noisy answers; `grid` makes equal IoUs likely, `empty` is the share of bare images."""
+    """Random labels and noisy answers; `grid` makes equal IoUs likely, `empty` is the share of bare ones."""
     rng = np.random.default_rng(seed)
 
     def some(most: int) -> int:
