@@ -122,6 +122,19 @@ def detector_config(
     }
 
 
+def build_detector(config: dict[str, Any]) -> torch.nn.Module:
+    """Builds a detector from `detector_config`; its weights are initialised when the training starts."""
+    from baselines import openmmlab
+
+    openmmlab.activate()
+    import mmdet.models
+    import mmyolo.models  # noqa: F401  (registers the classes)
+    from mmengine import ConfigDict
+    from mmyolo.registry import MODELS
+
+    return MODELS.build(ConfigDict(config))
+
+
 def count_parameters(model: torch.nn.Module) -> int:
     """Returns the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -9,17 +9,17 @@ Call `activate()` before the first import of any of them:
 
 It only registers import hooks (no torch, no mm* package is imported by it), and each acts only where needed:
 
-* `mmcv._ext`, mmcv's extension module: a compiled one wins. Where there is none, `baselines._ops` stands in with the
-  operators of our detectors; any other raises NotImplementedError when called.
+* `mmcv._ext`, mmcv's extension module: a compiled one wins. Where there is none, `baselines._ops` stands in with
+  the operators of our detectors; any other raises NotImplementedError when called.
 * torchvision whose compiled operators do not load (a CPU build of torch beside torchvision's CUDA build): its
   import fails for want of two operator schemas. They are defined first, and `torchvision.ops.nms`, all that
-  stands on it, and `torchvision.ops.roi_align` get working implementations. With matching builds nothing is touched.
+  stands on it, and `torchvision.ops.roi_align` get working implementations. Matching builds are left alone.
 * mmyolo 0.6.0 refuses mmcv >= 2.1.0 when imported: it sees a lower version then, and only then.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -38,21 +38,21 @@ _torchvision_library: Any = None
 def activate() -> None:
     """Registers the hooks; calling it again changes nothing.
 
-    Modules that are already imported are left as they are, save torchvision, which is completed where its compiled
-    operators are absent.
+    Modules that are already imported are left as they are, save torchvision, which is completed where its
+    compiled operators are absent.
     """
     if any(isinstance(finder, _HookFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _HookFinder())
     sys.meta_path.append(_ExtensionFinder())
     # A failed import of torchvision leaves its submodules behind, which the next attempt does not load again.
-    for name in ("torchvision.extension", "torchvision"):
+    for name, hook in _AFTER.items():
         if name in sys.modules:
-            _AFTER[name](sys.modules[name])
+            hook(sys.modules[name])
 
 
 def describe() -> dict[str, str]:
-    """Says which operators are in force, for records. Imports mmcv and torchvision.
+    """Says which operators are in force, for records; activates, and imports mmcv and torchvision.
 
     Returns:
         `mmcv_ops` and `torchvision_ops`, each `"compiled"` or `"baselines._ops"`.
@@ -60,39 +60,24 @@ def describe() -> dict[str, str]:
     activate()
     import torchvision
 
-    spec = importlib.util.find_spec("mmcv._ext")
-    ours = spec is not None and spec.origin == _ORIGIN
+    spec = importlib.import_module("mmcv._ext").__spec__
     return {
-        "mmcv_ops": _ORIGIN if ours else "compiled",
+        "mmcv_ops": _ORIGIN if spec is not None and spec.origin == _ORIGIN else "compiled",
         "torchvision_ops": "compiled" if torchvision.extension._has_ops() else _ORIGIN,
     }
-
-
-# --- mmcv._ext --------------------------------------------------------------------------------------------------
 
 
 class _Extension(ModuleType):
     """A module that has every operator: ours, or one that raises when called."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         from baselines import _ops
 
-        return getattr(_ops, name) if name in _OPERATORS else _ops.missing(name)
-
-
-_OPERATORS = (
-    "nms",
-    "roi_align_forward",
-    "roi_align_backward",
-    "ms_deform_attn_forward",
-    "ms_deform_attn_backward",
-    "sigmoid_focal_loss_forward",
-    "sigmoid_focal_loss_backward",
-    "get_compiler_version",
-    "get_compiling_cuda_version",
-)
+        operator = _ops.OPERATORS.get(name) or _ops.missing(name)
+        setattr(self, name, operator)
+        return operator
 
 
 class _ExtensionFinder(MetaPathFinder, Loader):
@@ -110,9 +95,6 @@ class _ExtensionFinder(MetaPathFinder, Loader):
         """Nothing to run: operators are looked up when asked for."""
 
 
-# --- Hooks around the import of modules that exist ---------------------------------------------------------------
-
-
 class _HookFinder(MetaPathFinder):
     """Lets the other finders find the modules named in `_AFTER` and `_AROUND`, and wraps their loaders."""
 
@@ -122,7 +104,8 @@ class _HookFinder(MetaPathFinder):
         if fullname not in _AFTER and fullname not in _AROUND:
             return None
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec = find(fullname, path, target) if find else None
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _HookLoader(spec.loader)
@@ -138,6 +121,9 @@ class _HookLoader(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self._loader
@@ -167,16 +153,16 @@ def _import_mmyolo(load: Callable[[], None]) -> None:
         mmcv.__version__ = actual
 
 
-def _define_schemas(extension: ModuleType) -> None:
-    """Defines torchvision's operators that its import and its users need, where its own did not load."""
-    global _torchvision_library  # noqa: PLW0603
+def _define_operators(extension: ModuleType) -> None:
+    """Defines what torchvision's import and its users need, where its own operators did not load."""
+    global _torchvision_library
     if extension._has_ops() or _torchvision_library is not None:
         return
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define(
         "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
         "int sampling_ratio, bool aligned) -> Tensor"
@@ -187,11 +173,11 @@ def _define_schemas(extension: ModuleType) -> None:
 
 
 def _complete_operators(torchvision: ModuleType) -> None:
-    """Lets torchvision's `nms` and `roi_align` reach the operators that `_define_schemas` defined."""
+    """Lets torchvision's `nms` and `roi_align` reach the operators that `_define_operators` defined."""
     if torchvision.extension._has_ops() or _torchvision_library is None:
         return
-    # Both functions ask whether the compiled operators are there. Only these two modules hear "yes": the rest of
-    # torchvision.ops keeps raising its own clear error.
+    # Both functions ask whether the compiled operators are there. Only these two modules hear "yes": the rest
+    # of torchvision.ops keeps raising its own clear error.
     for name in ("torchvision.ops.boxes", "torchvision.ops.roi_align"):
         module = sys.modules[name]
         vars(module).update(_assert_has_ops=lambda: None, _has_ops=lambda: True)
@@ -200,17 +186,21 @@ def _complete_operators(torchvision: ModuleType) -> None:
 def _nms(dets: Any, scores: Any, iou_threshold: float) -> Any:
     from baselines import _ops
 
-    return _ops.nms(dets, scores, iou_threshold)
+    return _ops.torchvision_nms(dets, scores, iou_threshold)
 
 
-def _roi_align(*arguments: Any) -> Any:
-    from baselines import _ops
+def _roi_align(
+    features: Any, rois: Any, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
+) -> Any:
+    from baselines import _ops, _roi_align
 
-    return _ops.roi_align(*arguments)
+    pixels = _ops.at_least_float32(features)
+    pooling = _roi_align.Pooling(scale, height, width, sampling_ratio, aligned)
+    return _roi_align.average(pixels, rois.to(pixels.dtype), pooling).to(features.dtype).contiguous()
 
 
 _AROUND: dict[str, Callable[[Callable[[], None]], None]] = {"mmyolo": _import_mmyolo}
 _AFTER: dict[str, Callable[[ModuleType], None]] = {
-    "torchvision.extension": _define_schemas,
+    "torchvision.extension": _define_operators,
     "torchvision": _complete_operators,
 }

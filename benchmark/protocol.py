@@ -142,7 +142,7 @@ class Finetune(_Settings):
         """
         per_epoch = math.ceil(train_images / self.batch_size)
         epochs = self.epochs or max(round((self.iterations or 0) / per_epoch), 1)
-        interval = self.validation.every_epochs or max(epochs // (self.validation.times or 1), 1)
+        interval = self.validation.every_epochs or math.ceil(epochs / (self.validation.times or 1))
         return Length(epochs=epochs, iterations_per_epoch=per_epoch, validation_interval=interval)
 
 

@@ -1,0 +1,138 @@
+"""The command line of the benchmark. It imports nothing heavy before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from datasets_builders.errors import UserError
+
+app = typer.Typer(
+    name="benchmark",
+    help="Which pretraining makes a surface-defect detector better, by how much, and can you trust the number?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RESULTS = Path("results")
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of records.")]
+
+
+@app.command()
+def run(
+    backbone: Annotated[str, typer.Option(help="csp_darknet, resnet or swin; with a size: swin:tiny.")],
+    mode: Annotated[str, typer.Option(help="How the weights came to be, such as scratch.")],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Datasets, or all of the protocol's; the protocol's first by default.", metavar="D ..."),
+    ] = None,
+    detector: Annotated[str, typer.Option(help="yolov8.")] = "yolov8",
+    protocol: Annotated[str, typer.Option(help="auto, paper-v1 or mini-v1.")] = "auto",
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="Seeds; the protocol's by default.", metavar="S ...")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    results: Results = RESULTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train, evaluate and record one row: every dataset and seed asked for.
+
+    Finished cells are not run again; an interrupted one goes on from its last epoch.
+    """
+    from benchmark.run import run_cells
+
+    try:
+        outcome = run_cells(
+            backbone=backbone,
+            mode=mode,
+            datasets=dataset,
+            detector=detector,
+            protocol_name=protocol,
+            seeds=seeds,
+            device=device.value,
+            results=results,
+            dry_run=dry_run,
+        )
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(outcome)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List backbones, modes, detectors, protocols and datasets."""
+    from benchmark.listing import inventory, print_inventory
+
+    if as_json:
+        _print_json(inventory())
+    else:
+        print_inventory(inventory())
+
+
+@app.command()
+def report(results: Results = RESULTS, as_json: Json = False) -> None:
+    """Show the records of a results folder, mean and standard error over seeds."""
+    from benchmark.report import print_rows, rows
+
+    found = rows(results)
+    if as_json:
+        _print_json([row.to_dict() for row in found])
+    else:
+        print_rows(found)
+
+
+@app.command()
+def verify(
+    records: Annotated[list[Path], typer.Argument(help="Record files (.json).")],
+) -> None:
+    """Recompute a record's metrics from its detections and say whether they are equal.
+
+    Leaves with 0 where all are equal, 1 where one is not, 2 where one cannot be checked.
+    """
+    from benchmark.verify import verify_paths
+
+    raise typer.Exit(verify_paths(records))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def run_app(arguments: list[str]) -> int:
+    """Runs a command line.
+
+    Args:
+        arguments: Its words, without the program's name.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+    """
+    try:
+        app(arguments, prog_name="python -m benchmark")
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0

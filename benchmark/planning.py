@@ -1,0 +1,138 @@
+"""What a run will do, before it does it: protocol, cells, what is there already, how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets_builders
+from baselines import backbones
+from benchmark import protocol as protocols
+from benchmark.cells import Cell, expand
+from benchmark.protocol import Protocol
+from datasets_builders import registry
+from datasets_builders.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved.
+
+    Attributes:
+        protocol: The track.
+        reason: Why this one.
+        device: `cpu` or `cuda`.
+        cells: What is run, in order.
+        results: Folder of records.
+    """
+
+    protocol: Protocol
+    reason: str
+    device: str
+    cells: tuple[Cell, ...]
+    results: Path
+
+    @property
+    def datasets(self) -> list[str]:
+        """The cells' datasets, each once."""
+        return list(dict.fromkeys(cell.dataset for cell in self.cells))
+
+    def seconds_per_cell(self) -> float | None:
+        """Expected wall seconds of one cell on the protocol's reference machine; None where never measured."""
+        cell = self.cells[0]
+        return self.protocol.estimate.seconds.get(f"{cell.backbone}:{cell.variant}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan for `--json`."""
+        recipe = self.protocol.recipe(self.cells[0].backbone)
+        return {
+            "protocol": self.protocol.id,
+            "reason": self.reason,
+            "device": self.device,
+            "results": str(self.results),
+            "recipe": recipe.model_dump(mode="json"),
+            "seconds_per_cell": self.seconds_per_cell(),
+            "reference_machine": self.protocol.estimate.machine,
+            "datasets": {name: dataset_state(name) for name in self.datasets},
+            "cells": [vars(cell) for cell in self.cells],
+        }
+
+
+def make_plan(
+    *,
+    backbone: str,
+    mode: str,
+    detector: str,
+    datasets: list[str] | None,
+    protocol_name: str,
+    seeds: list[int] | None,
+    device: str,
+    results: Path,
+) -> Plan:
+    """Resolves and checks what a user asked for; trains and downloads nothing.
+
+    Raises:
+        UserError: Unknown names, a dataset that is not there and cannot be generated, a device that is not there.
+    """
+    # The cells are checked first under any protocol: a misspelt name must not wait for torch.
+    draft = protocols.load("mini-v1" if protocol_name == "auto" else protocol_name)
+    expand(draft, backbone=backbone, mode=mode, detector=detector, datasets=datasets, seeds=seeds)
+    chosen_device = resolve_device(device)
+    protocol, reason = (
+        choose_protocol(chosen_device, datasets)
+        if protocol_name == "auto"
+        else (draft, "named on the command line")
+    )
+    cells = expand(protocol, backbone=backbone, mode=mode, detector=detector, datasets=datasets, seeds=seeds)
+    plan = Plan(protocol, reason, chosen_device, tuple(cells), results)
+    for name in plan.datasets:
+        if dataset_state(name) == "missing":
+            raise UserError(
+                f"Dataset {name!r} is not on this machine. Its files come from {registry.card(name).homepage};"
+                f" then: python -m datasets_builders prepare {registry.card(name).dataset} --raw DIR"
+            )
+    return plan
+
+
+def dataset_state(name: str) -> str:
+    """Returns `ready`, `generated on first use` or `missing`."""
+    if datasets_builders.is_ready(name):
+        return "ready"
+    procedural = registry.card(registry.card(name).dataset).origin == "procedural"
+    return "generated on first use" if procedural else "missing"
+
+
+def resolve_device(device: str) -> str:
+    """Returns `cpu` or `cuda`.
+
+    Raises:
+        UserError: `cuda` was asked for and there is none.
+    """
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("No CUDA device is visible to torch. Run with: --device cpu")
+    return "cpu"
+
+
+def choose_protocol(device: str, datasets: list[str] | None) -> tuple[Protocol, str]:
+    """Takes the paper's protocol where there is a GPU and the data for it, the small one elsewhere; says why."""
+    paper, mini = protocols.load("paper-v1"), protocols.load("mini-v1")
+    if device != "cuda":
+        return mini, "no GPU here"
+    wanted = list(paper.datasets[:1]) if datasets is None else datasets
+    wanted = list(paper.datasets) if wanted == ["all"] else wanted
+    missing = [name for name in wanted if dataset_state(name) == "missing"]
+    if missing:
+        return mini, f"a GPU is here, but not the data of paper-v1: {', '.join(missing)}"
+    return paper, "a GPU and the data are here"
+
+
+def backbone_title(cell: Cell) -> str:
+    """Returns the backbone's name for people."""
+    return backbones.get(cell.backbone, cell.variant).title
