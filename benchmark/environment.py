@@ -1,7 +1,6 @@
 """What a number was measured with: code, packages, processor, GPU.
 
-Collecting it takes well under a second, imports nothing heavy, and never fails: what cannot be found out is None
-or left out.
+Collecting it is quick, imports nothing heavy, and never fails: what cannot be found out is None or left out.
 """
 
 from __future__ import annotations
@@ -125,17 +124,17 @@ def collect(device: str = "cpu") -> Environment:
         gpus=gpus,
         gpu_driver=driver,
         cuda=torch.version.cuda if torch else None,
-        packages=_packages(),
+        packages=_packages(*PACKAGES),
     )
 
 
 def project_version() -> str:
-    """Returns this project's version: of the checkout that runs, or else of the installed package."""
+    """Returns this project's version: of the checkout that runs, else as installed, else `unknown`."""
     if _is_checkout():
         return str(
             tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
         )
-    return metadata.version(_DISTRIBUTION)
+    return _packages(_DISTRIBUTION).get(_DISTRIBUTION, "unknown")
 
 
 def _is_checkout() -> bool:
@@ -146,9 +145,9 @@ def _is_checkout() -> bool:
     )
 
 
-def _packages() -> dict[str, str]:
+def _packages(*names: str) -> dict[str, str]:
     versions = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

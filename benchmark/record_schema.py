@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from benchmark.detections import MAX_CLASSES, MAX_NAME_LENGTH
+from benchmark.detections import MAX_CLASSES
 from benchmark.environment import Environment, Text
 from benchmark.evaluate import Metrics, Percent
 from datasets_builders.storage import content_key
@@ -20,8 +20,15 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Epoch = Annotated[int, Field(ge=1, le=1_000_000)]
 Amount = Annotated[int, Field(ge=0, le=10**12)]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
-Keys = Annotated[tuple[Name, ...], Field(max_length=20_000)]
+Names = Annotated[tuple[Text, ...], Field(max_length=20_000)]
+
+
+def _hashable(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    content_key(settings)  # refuses NaN and infinity
+    return settings
+
+
+Settings = Annotated[dict[Text, JsonValue], AfterValidator(_hashable)]
 
 
 class Trust(StrEnum):
@@ -75,7 +82,7 @@ class ProtocolUsed(_Part):
     """Raised with every change that changes a number."""
     sha256: Sha256
     """Of all the protocol's settings."""
-    settings: dict[Name, JsonValue]
+    settings: Settings
     """The settings as they applied to this cell."""
 
     @property
@@ -91,7 +98,7 @@ class DatasetUsed(_Part):
     """As in the cell."""
     fingerprint: Sha256
     """Of images, labels and splits."""
-    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    classes: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     """Names in index order."""
     splits: Annotated[dict[Slug, Amount], Field(min_length=1, max_length=10)]
     """Images in each split."""
@@ -120,7 +127,7 @@ class CurvePoint(_Part):
 
     epoch: Epoch
     """Counted from 1."""
-    losses: Annotated[dict[Name, float], Field(max_length=50)]
+    losses: Annotated[dict[Text, float], Field(max_length=50)]
     """Means over the epoch, by name."""
     lr: Annotated[float, Field(ge=0)]
     """Learning rate at its end."""
@@ -139,11 +146,11 @@ class WeightsReport(_Part):
     """Of the file."""
     loaded: Amount
     """Number of tensors taken over."""
-    reinitialised: Keys
+    reinitialised: Names
     """Tensors left at their initial values because shapes differ (such as the class outputs)."""
-    missing: Keys
+    missing: Names
     """Tensors that the weights do not have."""
-    unexpected: Keys
+    unexpected: Names
     """Tensors of the weights that the detector does not have."""
     share_of_backbone: Annotated[float, Field(ge=0, le=1)]
     """Share of the backbone's parameters that were loaded."""
@@ -171,7 +178,7 @@ class Record(_Part):
     """Of this format."""
     key: Sha256
     """Content key of `inputs`: two records with one key claim the same experiment."""
-    inputs: dict[Name, JsonValue]
+    inputs: Settings
     """All that changes the number: stage versions, settings, upstream keys, data and weights hashes, seed."""
     cell: CellIdentity
     """Which cell it is."""
@@ -241,11 +248,11 @@ class Record(_Part):
             / f"{self.cell.folder}-{self.key[:12]}"
         )
 
-    def detections_file(self, at: Literal["last", "best"]) -> str:
-        """Returns the name of the detections file beside the record; one file where last and best are equal."""
-        return (
-            "last.parquet" if self.best.detections_sha256 == self.last.detections_sha256 else f"{at}.parquet"
-        )
+    @property
+    def detections_files(self) -> tuple[str, str]:
+        """Names of the files with the detections of last and of best; one name where they are equal."""
+        equal = self.best.detections_sha256 == self.last.detections_sha256
+        return "last.parquet", "last.parquet" if equal else "best.parquet"
 
 
 def to_json(record: Record) -> str:

@@ -1,8 +1,8 @@
 """Records: one finished cell each, immutable, complete enough to be checked by anyone.
 
-A record is a folder, `<results>/<protocol>/<dataset>/<cell>-<key12>/`, with `record.json` and the detections that
-its metrics were computed from. It appears whole, by one rename, and is never changed afterwards. The format is
-described in docs/records.md; other packages read records through this module alone.
+A record is a folder, `<results>/<protocol>/<dataset>/<cell>-<key12>/`, with `record.json` and the detections
+that its metrics were computed from. It appears whole, by one rename, and is never changed afterwards. The
+format is described in docs/records.md; other packages read records through this module alone.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def write_record(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
-        detections_last.save(temporary / record.detections_file("last"))
-        if record.detections_file("best") != record.detections_file("last"):
-            detections_best.save(temporary / record.detections_file("best"))
+        # Where both are equal they share one name, and the second writing changes nothing.
+        for name, detections in zip(record.detections_files, (detections_last, detections_best), strict=True):
+            detections.save(temporary / name)
         with (temporary / RECORD_FILE).open("x", encoding="utf-8") as file:
             file.write(to_json(record))
             file.flush()
@@ -157,8 +157,8 @@ def read_record(path: Path) -> Record:
     if len(content) > MAX_RECORD_BYTES:
         raise UserError(f"{path}: larger than the limit of {MAX_RECORD_BYTES // 2**20} MiB for a record.")
     try:
-        version = json.loads(content, object_pairs_hook=_distinct)
-        if isinstance(version, dict) and version.get("schema_version") not in (1, None):
+        outline = json.loads(content, object_pairs_hook=_distinct)
+        if isinstance(outline, dict) and outline.get("schema_version") not in (1, None):
             raise UserError(
                 f"{path}: written by a newer version of this project. Update it: pip install -U agssp-bench"
             )
@@ -194,7 +194,10 @@ def iter_records(results: Path) -> Iterator[StoredRecord | Quarantined]:
     Yields:
         A record with its file, or a file that is no valid record and why.
     """
-    for folder, subfolders, files in os.walk(results):
+    if not results.is_dir():
+        return
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(results, onerror=unreadable.append):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         if RECORD_FILE not in files:
             continue
@@ -203,6 +206,8 @@ def iter_records(results: Path) -> Iterator[StoredRecord | Quarantined]:
             yield StoredRecord(path, read_record(path))
         except UserError as error:
             yield Quarantined(path, str(error))
+    for failure in unreadable:
+        yield Quarantined(Path(failure.filename), f"Cannot read {failure.filename}: {failure.strerror}.")
 
 
 def find_record(results: Path, key: str) -> StoredRecord | None:
