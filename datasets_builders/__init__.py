@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["DatasetCard", "UserError", "card", "fingerprint", "is_ready", "load", "names", "prepare"]
 
 
-def prepare(name: str, raw: Path | str | None = None, force: bool = False) -> Prepared:
-    """Builds a dataset on this machine unless it is there; see `datasets_builders.prepared.prepare`."""
+def prepare(
+    name: str,
+    raw: Path | str | None = None,
+    force: bool = False,
+    partial: bool = False,
+    hub: str | None = None,
+) -> Prepared:
+    """Builds or fetches a dataset unless it is there; see `datasets_builders.prepared.prepare`."""
     from datasets_builders import prepared
 
-    return prepared.prepare(name, Path(raw) if raw is not None else None, force)
+    return prepared.prepare(name, Path(raw) if raw is not None else None, force, partial, hub)
 
 
 def load(name: str, split: str) -> datasets.Dataset:

@@ -170,7 +170,9 @@ class _SmallReads:
 def _unpack_tar(archive: Path, folder: Path) -> None:
     budget = _Budget(archive, folder)
     decompress: Any = _DECOMPRESS.get(archive.suffix.lower(), open)
-    with decompress(archive, "rb") as stream, tarfile.open(fileobj=_SmallReads(stream), mode="r:") as file:
+    with contextlib.ExitStack() as stack:
+        reader: Any = _SmallReads(stack.enter_context(decompress(archive, "rb")))
+        file = stack.enter_context(tarfile.open(fileobj=reader, mode="r:"))
         for member in file:
             if member.isdir() and PurePosixPath(member.name) == PurePosixPath("."):
                 continue

@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from rich.progress import track
 
 from datasets_builders.content import hash_split
 from datasets_builders.errors import UserError
+from datasets_builders.findings import Cleaning, Problems
 from datasets_builders.images import ImageError, decode_mask, encode_png, plain_bytes
 from datasets_builders.registry import DatasetCard
 from datasets_builders.schema import SPLITS, detection_features
 
 # Boxes written as rounded fractions of the image's size may stick out by this much; they are cut back.
 ROUNDING_PIXELS = 0.05
-NAMED_PROBLEMS = 20
 # For streaming, `datasets` replaces `open`, `pathlib.Path`, `numpy.load` and others in the module of every
 # builder that is instantiated, for good. These builders read local files; this mark, its own, says that a
 # module is done.
@@ -51,6 +51,8 @@ class RawExample:
         size: (width, height) that the annotation states, to be compared with the image; None to skip that.
         split: The owner's split; None lets the hash of the image id decide.
         group: Images of one group stay in one split; None for the image alone.
+        fractions: The boxes are fractions of the image's width and height instead of pixels.
+        part: The owner's part of the dataset that it belongs to, to be counted (`Counts.parts`).
     """
 
     image_id: str
@@ -60,35 +62,13 @@ class RawExample:
     size: tuple[int, int] | None = None
     split: str | None = None
     group: str | None = None
+    fractions: bool = False
+    part: str | None = None
 
 
-@dataclass
-class Problems:
-    """Everything that is wrong with a raw folder, collected so that it is said at once."""
-
-    found: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, kind: str, detail: str) -> None:
-        """Notes one problem: its kind, and the file or image with the reason."""
-        self.found.append((kind, detail))
-
-    def raise_if_any(self, dataset: str, where: str) -> None:
-        """Raises a UserError that counts every kind and names the first problems.
-
-        Raises:
-            UserError: There is at least one problem.
-        """
-        if not self.found:
-            return
-        counts = "; ".join(f"{kind}: {count}" for kind, count in Counter(k for k, _ in self.found).items())
-        lines = [f"  {kind}: {detail}" for kind, detail in self.found[:NAMED_PROBLEMS]]
-        if len(self.found) > NAMED_PROBLEMS:
-            lines.append(f"  and {len(self.found) - NAMED_PROBLEMS} more")
-        raise UserError(
-            f"{dataset}: {len(self.found)} problem(s) in {where}, nothing was built ({counts}).\n"
-            + "\n".join(lines)
-            + f"\nRepair these files, then: python -m datasets_builders prepare {dataset} --raw DIR"
-        )
+def _in_pixels(item: RawObject, size: tuple[int, int]) -> RawObject:
+    x, y, width, height = item.bbox
+    return replace(item, bbox=(x * size[0], y * size[1], width * size[0], height * size[1]))
 
 
 def _content(source: Path | bytes) -> bytes:
@@ -102,6 +82,8 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         card: The dataset's card.
         raw: The raw folder.
         problems: What is wrong with it; filled while reading and while the rows are made.
+        cleaning: What stated rules changed; filled likewise.
+        parts: Number of images in each of the owner's parts, before anything is left out by `row`.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -116,6 +98,8 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         self.card = card
         self.raw = raw
         self.problems = Problems()
+        self.cleaning = Cleaning()
+        self.parts: Counter[str] = Counter()
         self._category = {name: index for index, name in enumerate(card.classes)}
         super().__init__(cache_dir=str(cache_dir), dataset_name=card.name)
 
@@ -127,14 +111,36 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         """
         raise NotImplementedError
 
+    def mend(self, image_id: str, example: RawExample, size: tuple[int, int]) -> RawExample | None:
+        """Applies the dataset's own cleaning rules to an example, its boxes in pixels; None leaves it out.
+
+        Everything done here is noted in `self.cleaning`. Most datasets need nothing.
+        """
+        return example
+
     @classmethod
     def revision(cls, card: DatasetCard) -> str:
         """Returns the version of the reading rules; a prepared dataset of another one is built again."""
         return str(cls.VERSION)
 
-    def source(self) -> dict[str, Any]:
-        """Describes where the data came from, for the manifest."""
-        return {"raw": str(self.raw.resolve()) if self.raw else None}
+    def locate(self, raw: Path, *entries: str) -> Path:
+        """Returns the folder that holds all of `entries`: `raw`, or one that wraps the data in it.
+
+        Archives often hold one or two folders around the data. Of several candidates the one nearest to `raw`
+        counts, then the first by name.
+
+        Raises:
+            UserError: There is none; see `expect_folder`.
+        """
+        level = [raw]
+        for _ in range(3):
+            for folder in level:
+                if all((folder / entry).exists() for entry in entries):
+                    return folder
+            level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
+        for entry in entries:
+            self.expect_folder(raw / entry)
+        return raw
 
     def expect_folder(self, folder: Path) -> Path:
         """Returns `folder` if it is one.
@@ -167,10 +173,15 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             # One spelling of accented names on every file system, or the hash would move images between
             # splits.
             image_id = unicodedata.normalize("NFC", example.image_id)
+            if not image_id.isprintable():
+                self.problems.add("file name that is not text", repr(image_id))
+                continue
             if image_id in seen:
                 self.problems.add("duplicate image id", image_id)
                 continue
             seen.add(image_id)
+            if example.part is not None:
+                self.parts[example.part] += 1
             group = unicodedata.normalize("NFC", example.group) if example.group else image_id
             split = example.split or hash_split(self.card.name, group, self.card.train_share)
             by_split[split][image_id] = example
@@ -216,6 +227,12 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             return None
         if example.size is not None and example.size != size:
             self.problems.add("wrong image size", f"{image_id}: annotated {example.size}, image {size}")
+        if example.fractions:
+            example = replace(example, objects=[_in_pixels(item, size) for item in example.objects])
+        mended = self.mend(image_id, example, size)
+        if mended is None:
+            return None
+        example = mended
         boxes, categories, areas = [], [], []
         for number, item in enumerate(example.objects, start=1):
             where = f"{image_id}, object {number}"
@@ -251,11 +268,12 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         if not (width > 0 and height > 0):
             self.problems.add("empty box", f"{where}: {list(bbox)}")
             return None
-        excess = max(-x, -y, right - size[0], bottom - size[1])
-        if not excess <= ROUNDING_PIXELS:
+        excesses = (-x, -y, right - size[0], bottom - size[1])
+        # Written so that NaN does not pass.
+        if not all(excess <= ROUNDING_PIXELS for excess in excesses):
             self.problems.add("box outside the image", f"{where}: {list(bbox)} in {size[0]} x {size[1]}")
             return None
-        if excess > 0:
+        if max(excesses) > 0:
             x, y, right, bottom = max(x, 0.0), max(y, 0.0), min(right, size[0]), min(bottom, size[1])
         return [x, y, right - x, bottom - y]
 

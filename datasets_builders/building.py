@@ -8,16 +8,18 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import datasets
 
+from datasets_builders.archives import is_archive, unpacked
 from datasets_builders.base import DetectionBuilder
 from datasets_builders.content import dataset_fingerprint, example_digest, subset_order
 from datasets_builders.errors import UserError
 from datasets_builders.manifest import Manifest, Subset, describe_files, write_manifest
-from datasets_builders.registry import DatasetCard
+from datasets_builders.registry import Counts, DatasetCard
 from datasets_builders.schema import SPLITS
 from datasets_builders.storage import atomic_folder, content_key
 
@@ -45,29 +47,50 @@ def identity(card: DatasetCard) -> str:
     )
 
 
-def build(card: DatasetCard, raw: Path | None, folder: Path) -> Manifest:
+def build(card: DatasetCard, raw: Path | None, folder: Path, partial: bool = False) -> Manifest:
     """Builds a dataset into `folder`, which appears whole or not at all.
 
     Args:
         card: Card of a dataset that is not derived.
-        raw: The raw folder, where the builder needs one.
+        raw: The raw folder or archive, where the builder needs one.
         folder: Where the Arrow files and the manifest go; what is there is replaced.
+        partial: Accept counts that differ from the owner's; the manifest says so.
 
     Raises:
         UserError: The raw data is missing, broken, or not in the expected number.
     """
     with atomic_folder(folder) as target:
-        source, shards = _write_rows(card, raw, target)
-        manifest = _summarise(card, target, shards, source)
-        _check_counts(card, manifest)
+        with _raw_folder(raw, target) as raw_folder:
+            builder, shards = _write_rows(card, raw_folder, target)
+            builder.problems.raise_if_any(card.name, str(raw))
+        manifest = replace(
+            summarise(card, target, shards),
+            source={"raw": str(raw.resolve()) if raw else None},
+            cleaning=builder.cleaning.rules,
+            left_out={"images": builder.cleaning.images, "boxes": dict(builder.cleaning.boxes)},
+            parts=dict(sorted(builder.parts.items())),
+        )
+        if not partial:
+            _check_counts(card, manifest)
+        manifest = replace(manifest, partial=bool(_mismatches(card, manifest)))
         write_manifest(target, manifest)
     return manifest
 
 
+@contextlib.contextmanager
+def _raw_folder(raw: Path | None, target: Path) -> Iterator[Path | None]:
+    """Gives the raw folder; an archive is unpacked for the time of the build."""
+    if raw is None or not (raw.is_file() and is_archive(raw)):
+        yield raw
+        return
+    with unpacked(raw, target) as folder:
+        yield folder
+
+
 def _write_rows(
     card: DatasetCard, raw: Path | None, target: Path
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Runs the builder; returns the description of its source and the Arrow files of each split."""
+) -> tuple[DetectionBuilder, dict[str, list[str]]]:
+    """Runs the builder; returns it, with all that it noted, and the Arrow files of each split."""
     with tempfile.TemporaryDirectory(dir=target, prefix="rows-") as scratch, _quiet_datasets():
         # `datasets` keeps locks and folders of its own beside its output.
         builder = builder_class(card)(card, raw, cache_dir=Path(scratch) / "cache")
@@ -78,14 +101,13 @@ def _write_rows(
             if isinstance(error.__cause__, UserError | OSError):
                 raise error.__cause__ from error
             raise
-        builder.problems.raise_if_any(card.name, str(raw))
         shards = {}
         for split in SPLITS:
             files = sorted(output.glob(f"*-{split}*.arrow"))
             shards[split] = [f"{split}-{number:05d}.arrow" for number in range(len(files))]
             for path, name in zip(files, shards[split], strict=True):
                 shutil.move(path, target / name)
-    return builder.source(), shards
+    return builder, shards
 
 
 def read_split(folder: Path, shards: list[str], info: datasets.DatasetInfo | None = None) -> datasets.Dataset:
@@ -100,10 +122,8 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.cast_column("image", stored).cast_column("mask", stored)
 
 
-def _summarise(
-    card: DatasetCard, folder: Path, shards: dict[str, list[str]], source: dict[str, Any]
-) -> Manifest:
-    """Counts and fingerprints what was written, by reading it back."""
+def summarise(card: DatasetCard, folder: Path, shards: dict[str, list[str]]) -> Manifest:
+    """Counts and fingerprints what was written, by reading it back; says nothing of where it came from."""
     digests: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
     categories: dict[str, dict[str, list[int]]] = {split: {} for split in SPLITS}
     masks = 0
@@ -141,34 +161,57 @@ def _summarise(
         files=describe_files(folder),
         shards=shards,
         subsets=subsets,
-        source=source,
     )
 
 
-def count_table(card: DatasetCard, manifest: Manifest) -> list[tuple[str, int | None, int]]:
-    """Returns (what, expected, found) for images, boxes and the boxes of each class.
+class CountRow(NamedTuple):
+    """One line of the comparison with the owner: published (None where nothing is said), left out, found."""
 
-    Expected is None where the card states nothing.
-    """
-    expected = card.expected
-    rows: list[tuple[str, int | None, int]] = [
-        ("images", expected.images if expected else None, manifest.images),
-        ("boxes", expected.boxes if expected else None, manifest.boxes),
+    what: str
+    published: int | None
+    left_out: int
+    found: int
+
+    @property
+    def explained(self) -> bool:
+        """Whether what was found is what was published, less what stated rules left out."""
+        return self.published is None or self.published == self.found + self.left_out
+
+
+def count_table(card: DatasetCard, manifest: Manifest) -> list[CountRow]:
+    """Compares images, boxes, the boxes of each class and the owner's parts with what the owner published."""
+    expected = card.expected or Counts(images=manifest.images + manifest.left_out["images"])
+    left_out: dict[str, int] = manifest.left_out["boxes"]
+    rows = [
+        CountRow(
+            "images", expected.images if card.expected else None, manifest.left_out["images"], manifest.images
+        ),
+        CountRow("boxes", expected.boxes, sum(left_out.values()), manifest.boxes),
     ]
     for name in card.classes:
-        rows.append((f"  {name}", expected.per_class[name] if expected else None, manifest.per_class[name]))
+        found = manifest.per_class[name]
+        rows.append(CountRow(f"  {name}", expected.per_class.get(name), left_out.get(name, 0), found))
+    for part in expected.parts or manifest.parts:
+        rows.append(CountRow(f"images, {part}", expected.parts.get(part), 0, manifest.parts.get(part, 0)))
     return rows
 
 
+def _mismatches(card: DatasetCard, manifest: Manifest) -> list[CountRow]:
+    return [row for row in count_table(card, manifest) if not row.explained]
+
+
 def _check_counts(card: DatasetCard, manifest: Manifest) -> None:
-    wrong = [row for row in count_table(card, manifest) if row[1] not in (None, row[2])]
-    if wrong:
-        lines = [f"  {what.strip()}: expected {expected}, found {found}" for what, expected, found in wrong]
+    lines = [
+        f"  {row.what.strip()}: published {row.published}, left out by rule {row.left_out}, found {row.found}"
+        for row in _mismatches(card, manifest)
+    ]
+    if lines:
         raise UserError(
             f"{card.name}: the raw folder does not hold what its owner published; nothing was built.\n"
             + "\n".join(lines)
             + f"\n  Get the complete data from {card.homepage}\n"
-            + f"  then: python -m datasets_builders prepare {card.name} --raw DIR"
+            + f"  then: python -m datasets_builders prepare {card.name} --raw DIR\n"
+            + "  or add --partial to use what is there; it is then marked as partial."
         )
 
 

@@ -51,6 +51,8 @@ def _facts(card: registry.DatasetCard) -> dict[str, Any]:
         "origin": card.origin,
         "homepage": card.homepage,
         "ready": manifest is not None,
+        "partial": manifest is not None and manifest.partial,
+        "layout_seen": card.seen,
         "folder": str(prepared.dataset_folder(card)),
     }
 
@@ -72,7 +74,8 @@ def list_datasets(
         table.add_column(column)
     for fact in facts:
         counts = ["–" if fact[key] is None else str(fact[key]) for key in ("images", "boxes")]
-        ready = "yes" if fact["ready"] else "on use" if fact["origin"] == "procedural" else "no"
+        yes = "partial" if fact["partial"] else "yes"
+        ready = yes if fact["ready"] else "on use" if fact["origin"] == "procedural" else "no"
         table.add_row(
             fact["name"],
             str(len(fact["classes"])),
@@ -91,9 +94,14 @@ def prepare(
     names: Annotated[list[str], typer.Argument(help="Names of datasets, see `list`.")],
     raw: Annotated[
         Path | None,
-        typer.Option(help="Folder with the files as their owner publishes them.", show_default=False),
+        typer.Option(
+            help="Folder, zip or tar file with the files as their owner publishes them.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if it is there.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept other counts than the owner's; marked as partial.")
+    ] = False,
 ) -> None:
     """Build datasets on this machine, and compare their counts with what was published.
 
@@ -102,7 +110,7 @@ def prepare(
     if raw is not None and len(names) > 1:
         raise UserError("--raw is the folder of one dataset: prepare them one by one.")
     for name in names:
-        _print_prepared(prepared.prepare(name, raw, force))
+        _print_prepared(prepared.prepare(name, raw, force, partial))
 
 
 def _print_prepared(done: Prepared) -> None:
@@ -113,13 +121,20 @@ def _print_prepared(done: Prepared) -> None:
     manifest = done.manifest
     console = Console()
     table = Table(title=f"{owner.name}: {'built' if done.built else 'was ready'}", title_justify="left")
-    table.add_column("")
-    if owner.expected is not None:
-        table.add_column("expected", justify="right")
-    table.add_column("found", justify="right")
-    for what, expected, found in count_table(owner, manifest):
-        table.add_row(what, *([str(expected)] if owner.expected is not None else []), str(found))
+    known = owner.expected is not None
+    for column in ("", *(("published", "left out") if known else ()), "found"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in count_table(owner, manifest):
+        published = ["–" if row.published is None else str(row.published), str(row.left_out or "")]
+        mark = "" if row.explained else " [red]differs[/]"
+        table.add_row(row.what, *(published if known else ()), f"{row.found}{mark}")
     console.print(table)
+    for rule, applied in manifest.cleaning.items():
+        console.print(
+            f"cleaned: {rule}: {applied['count']} ({', '.join(applied['examples'][:3])})", highlight=False
+        )
+    if manifest.partial:
+        console.print("[yellow]partial:[/] the counts differ from the owner's, as allowed by --partial")
     splits = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
     console.print(f"splits: {splits}; images with masks: {manifest.masks}", highlight=False)
     for name, subset in manifest.subsets.items():

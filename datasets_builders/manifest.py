@@ -38,6 +38,10 @@ class Manifest:
         shards: Split -> its Arrow files in order.
         subsets: Derived configs.
         source: Where the data came from on this machine.
+        cleaning: Rule in words -> how often it was applied (`count`) and the first images (`examples`).
+        left_out: What the rules left out: number of `images`, and of `boxes` of each class.
+        parts: Number of images in each of the owner's parts.
+        partial: Whether counts differ from the owner's, which whoever prepared it allowed.
     """
 
     name: str
@@ -51,6 +55,10 @@ class Manifest:
     shards: dict[str, list[str]]
     subsets: dict[str, Subset] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    cleaning: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, Any] = field(default_factory=lambda: {"images": 0, "boxes": {}})
+    parts: dict[str, int] = field(default_factory=dict)
+    partial: bool = False
 
     @property
     def images(self) -> int:

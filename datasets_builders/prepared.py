@@ -71,41 +71,63 @@ def quick_manifest(card: registry.DatasetCard) -> Manifest | None:
     return manifest
 
 
-def prepare(name: str, raw: Path | None = None, force: bool = False) -> Prepared:
-    """Builds a dataset on this machine, unless it is there already.
+def prepare(
+    name: str,
+    raw: Path | None = None,
+    force: bool = False,
+    partial: bool = False,
+    hub: str | None = None,
+) -> Prepared:
+    """Builds a dataset on this machine, or fetches it from the Hub, unless it is there already.
+
+    It is built where raw files are given, known from an earlier build, or not needed; else it is fetched where the
+    catalogue pins a copy on the Hub.
 
     Several processes may ask for the same dataset at once: one builds, the others wait for it.
 
     Args:
         name: Name of a dataset. A derived one stands for the dataset that it is taken from.
-        raw: Folder with the owner's files; not needed for procedural datasets, nor to repair a dataset whose
-            raw folder still exists.
+        raw: Folder, zip or tar file with the owner's files; not needed for procedural datasets, nor to repair
+            a dataset whose raw files still exist.
         force: Build even if it is there.
+        partial: Accept raw files in other numbers than the owner published; the dataset is marked for it.
+        hub: `ORG/NAME@REVISION` of a published copy to fetch instead of building.
 
     Returns:
         The prepared dataset, its files checked.
 
     Raises:
-        UserError: The name is unknown, the raw data is missing or wrong, or the cache cannot be written.
+        UserError: The name is unknown, the raw data is missing or wrong, the Hub cannot be reached, or the cache
+            cannot be written.
     """
     card = registry.card(name)
     owner = registry.card(card.dataset)
+    if raw is not None and hub is not None:
+        raise UserError("--raw and --hub are two sources of one dataset: give one of them.")
+    source = _hub_source(hub) if hub is not None else None
     raw = raw.expanduser().resolve() if raw is not None else None
     if raw is not None and owner.origin == "procedural":
         raise UserError(f"{owner.name} is generated, not read from files: leave out --raw.")
     folder = dataset_folder(card)
     if not force:
         found = _sound(owner, folder)
-        if found and _same_source(found, raw):
+        if found and _same_source(found, raw, partial, source):
             return Prepared(name, folder, found)
     with _locked(folder):
         # Another process may have built it while this one waited.
         found = None if force else _sound(owner, folder, say=True)
-        if found and _same_source(found, raw):
+        if found and _same_source(found, raw, partial, source):
             return Prepared(name, folder, found)
-        from datasets_builders import building
+        if raw is None and source is None:
+            raw, partial, source = _recorded_source(owner, folder, partial)
+        if source is not None:
+            from datasets_builders import hub_fetch
 
-        manifest = building.build(owner, raw or _recorded_raw(owner, folder), folder)
+            manifest = hub_fetch.fetch(owner, source, folder)
+        else:
+            from datasets_builders import building
+
+            manifest = building.build(owner, raw, folder, partial)
     logger.info("%s is ready in %s", owner.name, folder)
     return Prepared(name, folder, manifest, built=True)
 
@@ -181,21 +203,50 @@ def _sound(card: registry.DatasetCard, folder: Path, say: bool = False) -> Manif
     return manifest
 
 
-def _same_source(manifest: Manifest, raw: Path | None) -> bool:
-    return raw is None or manifest.source.get("raw") == str(raw)
+def _hub_source(text: str) -> registry.HubSource:
+    repo, _, revision = text.partition("@")
+    if not repo or not revision:
+        raise UserError(
+            f"--hub {text} does not say which revision, and a copy on the Hub can change.\n"
+            "  Write ORG/NAME@REVISION, with a commit hash or a tag."
+        )
+    return registry.HubSource(repo, revision)
 
 
-def _recorded_raw(card: registry.DatasetCard, folder: Path) -> Path | None:
-    """Returns the raw folder that the present build came from, if it still exists."""
+def _same_source(
+    manifest: Manifest, raw: Path | None, partial: bool, source: registry.HubSource | None
+) -> bool:
+    if source is not None:
+        fetched = manifest.source.get("hub", {})
+        if fetched.get("repo") != source.repo:
+            return False
+        from datasets_builders import hub_fetch
+
+        return fetched["commit"] == hub_fetch.resolve(source)
+    return raw is None or (manifest.source.get("raw") == str(raw) and (partial or not manifest.partial))
+
+
+def _recorded_source(
+    card: registry.DatasetCard, folder: Path, partial: bool
+) -> tuple[Path | None, bool, registry.HubSource | None]:
+    """Returns what to make a dataset from: raw files, whether they may be partial, a copy on the Hub.
+
+    These are where the present one came from, if that still exists, else the copy that the catalogue pins.
+    """
     if card.origin == "procedural":
-        return None
+        return None, partial, None
     with contextlib.suppress(DamagedError):
         manifest = read_manifest(folder)
         if manifest and manifest.source.get("raw"):
             raw = Path(manifest.source["raw"])
-            if raw.is_dir():
+            if raw.exists():
                 logger.warning("Building %s from %s", card.name, raw)
-                return raw
+                return raw, partial or manifest.partial, None
+        if manifest and manifest.source.get("hub"):
+            fetched = manifest.source["hub"]
+            return None, partial, registry.HubSource(fetched["repo"], fetched["commit"])
+    if card.hub is not None:
+        return None, partial, card.hub
     raise UserError(
         f"{card.name} is not ready on this machine; it is built from files of its owner.\n"
         f"  Get them from {card.homepage}\n"

@@ -19,11 +19,30 @@ LIST_COMMAND = "python -m datasets_builders list"
 
 @dataclass(frozen=True)
 class Counts:
-    """Number of images and boxes of a whole dataset (all splits), and of boxes of each class."""
+    """What the owner says that the whole dataset holds (all splits); None or empty where nothing is said.
+
+    Attributes:
+        images: Number of images.
+        boxes: Number of boxes.
+        per_class: Number of boxes of each class.
+        parts: Number of images of each part, such as a class folder or a split of the owner.
+    """
 
     images: int
-    boxes: int
-    per_class: Mapping[str, int]
+    boxes: int | None = None
+    per_class: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A dataset repository on the Hub at a revision: a commit hash, tag or branch."""
+
+    repo: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,8 @@ class DatasetCard:
         subsets: Derived configs: name -> number of training images.
         parent: Name of the dataset that a derived one is taken from, else None.
         splits: Images in each split, where fixed before the build.
+        seen: Whether the builder was tested on files of the owner; if not, on files made from a description.
+        hub: The published copy to fetch where there are no raw files, at a commit; None where there is none.
     """
 
     name: str
@@ -63,6 +84,8 @@ class DatasetCard:
     subsets: Mapping[str, int] = field(default_factory=dict)
     parent: str | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
+    seen: bool = True
+    hub: HubSource | None = None
 
     @property
     def dataset(self) -> str:
@@ -82,6 +105,8 @@ def _read_card(name: str, entry: dict[str, Any]) -> DatasetCard:
         entry |= {key: config[key] for key in ("title", "classes", "splits")}
     if "expected" in entry:
         entry["expected"] = Counts(**entry["expected"])
+    if "hub" in entry:
+        entry["hub"] = HubSource(**entry["hub"])
     return DatasetCard(name=name, **entry | {"classes": tuple(entry["classes"])})
 
 
