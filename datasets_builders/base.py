@@ -142,6 +142,25 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             self.expect_folder(raw / entry)
         return raw
 
+    def files(self, folder: Path, *suffixes: str) -> dict[str, Path]:
+        """Returns the files of a folder that have one of the suffixes (any case), by stem, in sorted order.
+
+        Hidden files, which operating systems leave behind, are passed over. Two files of one stem are noted as
+        a problem.
+
+        Raises:
+            UserError: There is no such folder; see `expect_folder`.
+        """
+        found: dict[str, Path] = {}
+        for path in sorted(self.expect_folder(folder).iterdir()):
+            if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+                continue
+            if path.stem in found:
+                detail = f"{folder.name}/{found[path.stem].name} and {path.name}"
+                self.problems.add("two files of one name", detail)
+            found[path.stem] = path
+        return found
+
     def expect_folder(self, folder: Path) -> Path:
         """Returns `folder` if it is one.
 

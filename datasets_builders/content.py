@@ -32,6 +32,20 @@ def hash_split(name: str, key: str, train_share: float) -> str:
     return "train" if hash_rank(name, key) < train_share else "validation"
 
 
+def exact_halves(name: str, keys: Iterable[str]) -> dict[str, str]:
+    """Splits images 1:1: the half of lower hash rank (the larger one, if odd) is `train`.
+
+    Every key's rank is fixed; where images are added or taken away, only those at the boundary change sides.
+
+    Args:
+        name: Name of the dataset.
+        keys: All image ids.
+    """
+    ranked = sorted(keys, key=lambda key: hash_rank(name, key))
+    half = (len(ranked) + 1) // 2
+    return {key: "train" if place < half else "validation" for place, key in enumerate(ranked)}
+
+
 def subset_order(name: str, categories: Mapping[str, Sequence[int]]) -> list[str]:
     """Orders images so that every prefix is a subset to train on, each contained in the longer ones.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datasets_builders.base import DetectionBuilder, RawExample
-from datasets_builders.raw_formats import FormatError, files_by_stem, read_voc
+from datasets_builders.raw_formats import FormatError, read_voc
 
 # Images folder, annotations folder, and whether it must be there. All of them form one pool, because the 30
 # images that one re-upload sets aside are too few to tell two models apart.
@@ -24,8 +24,8 @@ class NeuDet(DetectionBuilder):
         for images_folder, annotations_folder, required in FOLDERS:
             if not required and not (raw / images_folder).exists():
                 continue
-            images = files_by_stem(self.expect_folder(raw / images_folder), ".jpg")
-            annotations = files_by_stem(self.expect_folder(raw / annotations_folder), ".xml")
+            images = self.files(raw / images_folder, ".jpg")
+            annotations = self.files(raw / annotations_folder, ".xml")
             for stem in sorted(images.keys() - annotations.keys()):
                 self.problems.add("image without annotation", f"{images_folder}/{images[stem].name}")
             for stem in sorted(annotations.keys() - images.keys()):

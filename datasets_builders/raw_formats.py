@@ -30,19 +30,6 @@ class VocAnnotation:
     objects: list[RawObject]
 
 
-def files_by_stem(folder: Path, *suffixes: str) -> dict[str, Path]:
-    """Returns the files of a folder with one of the suffixes (any case), by file stem, in sorted order.
-
-    Hidden files, which operating systems leave behind, are passed over.
-    """
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )
-    return {path.stem: path for path in found}
-
-
 def read_voc(path: Path) -> VocAnnotation:
     """Reads a VOC XML file.
 

@@ -46,7 +46,12 @@ class CocoImage:
     objects: list[RawObject]
 
 
-def _read_json(path: Path, limit: int) -> Any:
+def read_json(path: Path, limit: int) -> Any:
+    """Reads a JSON file of at most `limit` bytes.
+
+    Raises:
+        FormatError: The file is larger, or is not JSON.
+    """
     try:
         if path.stat().st_size > limit:
             raise FormatError(f"larger than {limit} bytes")
@@ -64,7 +69,7 @@ def read_labelme(path: Path) -> LabelmeAnnotation:
         FormatError: The file is not labelme's JSON, is too large, its picture is not base64, or it has a
             shape that is neither polygon nor rectangle.
     """
-    content = _read_json(path, MAX_LABELME_BYTES)
+    content = read_json(path, MAX_LABELME_BYTES)
     try:
         embedded = content.get("imageData")
         image = base64.b64decode(embedded, validate=True) if embedded else None
@@ -99,7 +104,7 @@ def read_coco(path: Path) -> list[CocoImage]:
     Raises:
         FormatError: The file is not COCO's JSON, is too large, or refers to what it does not hold.
     """
-    content = _read_json(path, MAX_COCO_BYTES)
+    content = read_json(path, MAX_COCO_BYTES)
     try:
         names = {int(item["id"]): str(item["name"]).strip() for item in content["categories"]}
         pictures = {int(item["id"]): item for item in content["images"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_raw import voc_xml
 
-from datasets_builders.raw_formats import FormatError, files_by_stem, read_voc
+from datasets_builders.raw_formats import FormatError, read_voc
 
 BOMB = """<?xml version="1.0"?>
 <!DOCTYPE b [<!ENTITY a "aaaaaaaaaa"><!ENTITY c "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>
@@ -59,13 +59,3 @@ def test_oversized_xml_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(20_000_000)
     with pytest.raises(FormatError, match="larger than"):
         read_voc(path)
-
-
-def test_files_are_listed_sorted_and_without_leftovers(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.jpg", ".a.jpg", "Thumbs.db", "c.png"):
-        (tmp_path / name).touch()
-    (tmp_path / "d.jpg").mkdir()
-    assert {stem: path.name for stem, path in files_by_stem(tmp_path, ".jpg").items()} == {
-        "a": "a.jpg",
-        "b": "b.JPG",
-    }
