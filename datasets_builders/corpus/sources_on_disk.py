@@ -1,0 +1,207 @@
+"""The plan of a corpus from files: which sources a raw folder holds, and the shards that they give."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets_builders.corpus.archives import archive_stem, unpack
+from datasets_builders.corpus.files import ImageFile, Skipped, listing, shown
+from datasets_builders.corpus.readers import read
+from datasets_builders.corpus.shards import VERSION, FileJob
+from datasets_builders.corpus.sources import OWN_SOURCES, Source, folder_key, known_sources, own_sources
+from datasets_builders.errors import UserError
+from datasets_builders.storage import canonical_json, content_key
+
+SHARD_IMAGES = 1000
+SHARD_BYTES = 256 * 2**20
+"""A shard ends when it has so many files, or files of so many bytes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source was found: a folder, or an archive that is yet to be unpacked."""
+
+    source: Source
+    path: Path
+    is_archive: bool
+
+
+@dataclass
+class FilePlan:
+    """The jobs of a corpus from files; see `builder.Plan`.
+
+    Attributes:
+        name: Name of the corpus.
+        raw: The raw folder.
+        scratch: Folder for unpacked archives.
+        sources: The sources that the corpus takes.
+        places: Those that are there, in the order of their names.
+        ignored: Entries of the raw folder that are no source.
+        categories: Categories of the corpus in index order.
+    """
+
+    name: str
+    raw: Path
+    scratch: Path
+    sources: dict[str, Source]
+    categories: tuple[str, ...]
+    places: list[Place] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    stamp: str = ""
+    total: int | None = None
+
+    def expected(self) -> list[dict[str, Any]]:
+        """Facts of every source for the table of counts, there or not."""
+        present = {place.source.name for place in self.places}
+        return [
+            {
+                "name": source.name,
+                "title": source.title,
+                "licence": source.licence,
+                "present": source.name in present,
+                "expected": source.expected_images,
+                "expected_by_category": source.expected_by_category,
+                "seen_in_the_wild": source.seen_in_the_wild,
+                "categories_from": source.categories_from,
+                "homepage": source.homepage,
+            }
+            for source in self.sources.values()
+        ]
+
+    def jobs(self) -> Iterator[FileJob]:
+        """Yields the shards in order, listing the raw folder as it goes."""
+        for place in self.places:
+            folder = place.path
+            if place.is_archive:
+                folder = self.scratch / place.source.name
+                if not folder.is_dir():
+                    unpack(place.path, folder)
+            try:
+                yield from _shards(place.source, folder, self.categories)
+            except OSError as error:
+                raise _unreadable(self.name, error) from error
+
+
+def plan(name: str, entry: dict[str, Any], raw: Path, scratch: Path) -> FilePlan:
+    """Looks through a raw folder: which sources it holds, how many images, and the stamp of all that.
+
+    Reads no image and unpacks nothing. The stamp changes when a file is added, removed or changed, or when
+    the rules for its source do.
+
+    Raises:
+        UserError: There is no such folder, it holds no source of the corpus, or a source does not have its
+            layout.
+    """
+    if not raw.is_dir():
+        raise UserError(
+            f"{name}: there is no folder {raw}.\n"
+            f"  It should hold one folder (or .zip, .tar archive) for each source; see docs/corpus.md.\n"
+            f"  then: python -m datasets_builders prepare {name} --raw DIR"
+        )
+    try:
+        own = own_sources(raw) if "own" in entry.get("groups", ()) else {}
+        sources = _taken(entry, own)
+        categories = tuple(entry["categories"]) + _new_categories(entry["categories"], own.values())
+        found = FilePlan(name, raw, scratch, sources, categories)
+        _locate(found)
+        _stamp(found)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    return found
+
+
+def _unreadable(name: str, error: OSError) -> UserError:
+    return UserError(f"{name}: cannot read {error.filename}: {error.strerror}.")
+
+
+def _taken(entry: dict[str, Any], own: dict[str, Source]) -> dict[str, Source]:
+    everything = known_sources() | own
+    if "sources" in entry:
+        return {name: everything[name] for name in entry["sources"]}
+    return {name: source for name, source in everything.items() if source.group in entry["groups"]}
+
+
+def _new_categories(known: Sequence[str], own: Any) -> tuple[str, ...]:
+    named = [category for source in own for category in source.expected_by_category]
+    return tuple(dict.fromkeys(category for category in named if category not in known))
+
+
+def _locate(plan: FilePlan) -> None:
+    """Finds the folder or archive of each source; a folder wins over an archive."""
+    by_key = {k: source for source in plan.sources.values() for k in source.folder_keys}
+    places: dict[str, Place] = {}
+    archives: dict[str, Place] = {}
+    for entry in listing(plan.raw):
+        path = Path(entry.path)
+        # A link to a folder is the user's own arrangement at this level; below it none is followed.
+        is_folder = path.is_dir()
+        stem = None if is_folder else archive_stem(path)
+        source = by_key.get(folder_key(shown(entry.name if is_folder else stem or "")))
+        if source is None or not (is_folder or stem):
+            if entry.name != OWN_SOURCES:
+                plan.ignored.append(shown(entry.name) + ("/" if is_folder else ""))
+            continue
+        kind = places if is_folder else archives
+        if source.name in kind:
+            raise UserError(
+                f"{plan.name}: {kind[source.name].path.name} and {entry.name} in {plan.raw} are both "
+                f"{source.name}. Move one of them away."
+            )
+        kind[source.name] = Place(source, path, not is_folder)
+    plan.places = [place for _, place in sorted((archives | places).items())]
+    if not plan.places:
+        names = ", ".join(plan.sources)
+        raise UserError(
+            f"{plan.name}: {plan.raw} holds none of its sources.\n"
+            f"  Expected are folders (or .zip, .tar archives) named like: {names}.\n"
+            f"  Where to get each: docs/corpus.md"
+        )
+
+
+def _stamp(plan: FilePlan) -> None:
+    """Works out `stamp` and `total`; the number of images stays unknown while an archive is packed."""
+    text = hashlib.sha256(canonical_json([VERSION, plan.categories]).encode())
+    total = 0
+    for place in plan.places:
+        source = place.source
+        rules = source.model_dump(include={"name", "licence", "layout", "category", "categories"})
+        text.update(content_key(rules).encode())
+        if place.is_archive:
+            status = place.path.stat()
+            text.update(canonical_json([place.path.name, status.st_size, status.st_mtime_ns]).encode())
+            continue
+        for job in _shards(source, place.path, plan.categories):
+            text.update(job.key.encode())
+            total += job.size
+    plan.stamp = text.hexdigest()
+    plan.total = None if any(place.is_archive for place in plan.places) else total
+
+
+def _shards(source: Source, folder: Path, categories: tuple[str, ...]) -> Iterator[FileJob]:
+    """Cuts a source's images into shards, in order; the cut depends on names and sizes of files alone."""
+    index = {category: place for place, category in enumerate(categories)}
+    files: list[tuple[str, str, int, int, int]] = []
+    skipped: list[Skipped] = []
+    held, number = 0, 0
+
+    def job() -> FileJob:
+        name = f"{source.name}-{number:05d}"
+        return FileJob(name, source.name, source.licence, categories, tuple(files), tuple(skipped))
+
+    for item in read(source, folder):
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        else:
+            file, category = item
+            assert isinstance(file, ImageFile)
+            files.append((str(file.path), file.name, index[category], file.size, file.changed))
+            held += file.size
+        if len(files) + len(skipped) >= SHARD_IMAGES or held >= SHARD_BYTES:
+            yield job()
+            files, skipped, held, number = [], [], 0, number + 1
+    if files or skipped:
+        yield job()
