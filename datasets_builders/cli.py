@@ -102,15 +102,48 @@ def prepare(
     partial: Annotated[
         bool, typer.Option("--partial", help="Accept other counts than the owner's; marked as partial.")
     ] = False,
+    hub: Annotated[
+        str | None,
+        typer.Option(help="Fetch this copy, ORG/NAME@REVISION, from the Hub instead.", show_default=False),
+    ] = None,
 ) -> None:
-    """Build datasets on this machine, and compare their counts with what was published.
+    """Build or fetch datasets on this machine, and compare their counts with what was published.
 
     Sets of origin "raw" need --raw; without it the message says which files, and where to get them.
     """
-    if raw is not None and len(names) > 1:
-        raise UserError("--raw is the folder of one dataset: prepare them one by one.")
+    if (raw is not None or hub is not None) and len(names) > 1:
+        raise UserError("--raw and --hub are the source of one dataset: prepare them one by one.")
     for name in names:
-        _print_prepared(prepared.prepare(name, raw, force, partial))
+        _print_prepared(prepared.prepare(name, raw, force, partial, hub))
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="Name of a dataset, see `list`; its configs go with it.")],
+    repo: Annotated[str, typer.Option(help="ORG/NAME of the repository on the Hub.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Create it for members only.")] = False,
+    have_rights: Annotated[
+        bool,
+        typer.Option("--i-have-the-rights", help="Publish although no known licence allows it."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Publish a dataset on the Hugging Face Hub, with a card; go on where an earlier push was interrupted."""
+    from dataclasses import asdict
+
+    from huggingface_hub.utils import disable_progress_bars
+
+    from datasets_builders import hub_push
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    done = hub_push.push(name, repo, private, have_rights, lambda plan: typer.echo(plan, err=True))
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n")
+        return
+    typer.echo(f"{'published' if done.changed else 'was published already'}: {done.url}")
+    typer.echo(f"to fetch it: python -m datasets_builders prepare {name} --hub {repo}@{done.commit}")
+    typer.echo(f"to pin it in the catalogue: hub: {{repo: {repo}, revision: {done.commit}}}")
 
 
 def _print_prepared(done: Prepared) -> None:

@@ -111,12 +111,12 @@ def prepare(
     folder = dataset_folder(card)
     if not force:
         found = _sound(owner, folder)
-        if found and _same_source(found, raw, partial, source):
+        if found and _same_source(owner, found, raw, partial, source):
             return Prepared(name, folder, found)
     with _locked(folder):
         # Another process may have built it while this one waited.
         found = None if force else _sound(owner, folder, say=True)
-        if found and _same_source(found, raw, partial, source):
+        if found and _same_source(owner, found, raw, partial, source):
             return Prepared(name, folder, found)
         if raw is None and source is None:
             raw, partial, source = _recorded_source(owner, folder, partial)
@@ -214,15 +214,16 @@ def _hub_source(text: str) -> registry.HubSource:
 
 
 def _same_source(
-    manifest: Manifest, raw: Path | None, partial: bool, source: registry.HubSource | None
+    card: registry.DatasetCard,
+    manifest: Manifest,
+    raw: Path | None,
+    partial: bool,
+    source: registry.HubSource | None,
 ) -> bool:
     if source is not None:
-        fetched = manifest.source.get("hub", {})
-        if fetched.get("repo") != source.repo:
-            return False
         from datasets_builders import hub_fetch
 
-        return fetched["commit"] == hub_fetch.resolve(source)
+        return hub_fetch.is_from(manifest, card, source)
     return raw is None or (manifest.source.get("raw") == str(raw) and (partial or not manifest.partial))
 
 
