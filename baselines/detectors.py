@@ -127,7 +127,6 @@ def build_detector(config: dict[str, Any]) -> torch.nn.Module:
     from baselines import openmmlab
 
     openmmlab.activate()
-    import mmdet.models
     import mmyolo.models  # noqa: F401  (registers the classes)
     from mmengine import ConfigDict
     from mmyolo.registry import MODELS

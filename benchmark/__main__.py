@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Read by OpenMP when torch is imported: waiting threads sleep instead of spinning, which on a machine that also
+# does something else makes a training step two to three times faster, and costs next to nothing on a quiet one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _LISTS = ("--seeds", "--dataset")
 

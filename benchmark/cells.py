@@ -52,7 +52,9 @@ class Cell:
     @property
     def title(self) -> str:
         """One line for people."""
-        return f"{self.backbone}:{self.variant} {self.mode} {self.detector} on {self.dataset}, seed {self.seed}"
+        return (
+            f"{self.backbone}:{self.variant} {self.mode} {self.detector} on {self.dataset}, seed {self.seed}"
+        )
 
 
 def expand(
@@ -104,7 +106,9 @@ def expand(
     ]
 
 
-def cell_identity(cell: Cell, protocol: Protocol, *, dataset_fingerprint: str, stage_version: int) -> dict[str, Any]:
+def cell_identity(
+    cell: Cell, protocol: Protocol, *, dataset_fingerprint: str, stage_version: int
+) -> dict[str, Any]:
     """Returns everything that changes a cell's number, and nothing else (no device, workers, paths, logging)."""
     return {
         "stage": "finetune",

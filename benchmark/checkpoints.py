@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 from dataclasses import dataclass
@@ -11,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets_builders.storage import atomic_file
+from datasets_builders.storage import atomic_file, file_sha256
 
 logger = logging.getLogger(__name__)
 
 _FILE = "progress.pt"
+_DIGEST_BYTES = 32
 
 
 @dataclass
@@ -51,6 +54,10 @@ def save_progress(folder: Path, progress: Progress) -> None:
     }
     with atomic_file(folder / _FILE) as temporary:
         torch.save(state, temporary)
+        # torch does not notice a flipped bit in a tensor; a resumed training would go on with a wrong number.
+        digest = file_sha256(temporary)
+        with temporary.open("ab") as file:
+            file.write(bytes.fromhex(digest))
 
 
 def load_progress(folder: Path) -> Progress | None:
@@ -59,7 +66,10 @@ def load_progress(folder: Path) -> Progress | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
+            raise ValueError("its hash does not match")
+        state = torch.load(io.BytesIO(content[:-_DIGEST_BYTES]), map_location="cpu", weights_only=True)
         return Progress(**{**state, "history": json.loads(state["history"])})
     except Exception as error:  # torch raises many kinds for damaged bytes; all mean the same here
         logger.warning("%s is damaged (%s); the training starts anew.", path, type(error).__name__)

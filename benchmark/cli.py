@@ -42,7 +42,9 @@ def run(
     mode: Annotated[str, typer.Option(help="How the weights came to be, such as scratch.")],
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Datasets, or all of the protocol's; the protocol's first by default.", metavar="D ..."),
+        typer.Option(
+            help="Datasets, or all of the protocol's; the protocol's first by default.", metavar="D ..."
+        ),
     ] = None,
     detector: Annotated[str, typer.Option(help="yolov8.")] = "yolov8",
     protocol: Annotated[str, typer.Option(help="auto, paper-v1 or mini-v1.")] = "auto",
@@ -77,6 +79,8 @@ def run(
         raise typer.Exit(130) from None
     if as_json:
         _print_json(outcome)
+    if any(entry["status"] == "failed" for entry in outcome["cells"]):
+        raise typer.Exit(1)
 
 
 @app.command("list")

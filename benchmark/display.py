@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from benchmark.planning import Plan, backbone_title, dataset_state
@@ -41,7 +48,9 @@ def show_plan(plan: Plan) -> None:
         table.add_row("dataset", f"{name} ({dataset_state(name)})")
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(cell.seed for cell in plan.cells))
     table.add_row("cells", f"{len(plan.cells)} (seeds {seeds})")
-    table.add_row("recipe", f"{length}, batch {recipe.batch_size}, {recipe.image_size} px, {recipe.optimizer.type}")
+    table.add_row(
+        "recipe", f"{length}, batch {recipe.batch_size}, {recipe.image_size} px, {recipe.optimizer.type}"
+    )
     table.add_row("time", f"{cost} a cell on {plan.protocol.estimate.machine}")
     table.add_row("device", plan.device)
     table.add_row("records", str(plan.results))

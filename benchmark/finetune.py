@@ -18,13 +18,14 @@ openmmlab.activate()
 from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, set_random_seed
 from mmyolo.engine.hooks import YOLOv5ParamSchedulerHook
 from torch import nn
 
 from baselines.backbones import Backbone
 from baselines.detectors import build_detector, count_parameters, detector_config
+from benchmark.checkpoints import remove_progress
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
 from benchmark.protocol import Finetune
@@ -42,6 +43,8 @@ from benchmark.training_hooks import (
 
 if TYPE_CHECKING:
     import datasets
+
+__all__ = ["STAGE_VERSION", "FinetuneResult", "Outcome", "finetune", "remove_progress"]
 
 STAGE_VERSION = 1
 """Raised when a change of this code changes the number that the same settings give."""
@@ -131,7 +134,7 @@ def finetune(
         )
     )
     # Convolutions run about a fifth faster on CPUs in this layout; the arithmetic is the same.
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     length = recipe.length(len(train))
     augmentation = recipe.augmentation
     ema_hook = EMAHook(
@@ -190,7 +193,11 @@ def finetune(
     assert history.last_epoch is not None
     assert history.best_epoch is not None
     last = _outcome(folder, history.last_epoch, ground_truth)
-    best = last if history.best_epoch == history.last_epoch else _outcome(folder, history.best_epoch, ground_truth)
+    best = (
+        last
+        if history.best_epoch == history.last_epoch
+        else _outcome(folder, history.best_epoch, ground_truth)
+    )
     return FinetuneResult(
         last=last,
         best=best,

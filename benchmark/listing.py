@@ -17,7 +17,9 @@ def inventory() -> dict[str, Any]:
     return {
         "backbones": {name: backbones.variants(name) for name in backbones.names()},
         "detectors": list(DETECTORS),
-        "modes": {name: {"title": title, "available": name in AVAILABLE_MODES} for name, title in MODES.items()},
+        "modes": {
+            name: {"title": title, "available": name in AVAILABLE_MODES} for name, title in MODES.items()
+        },
         "protocols": {name: protocol.load(name).title for name in protocol.names()},
         "datasets": {
             name: {

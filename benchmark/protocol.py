@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,7 +197,7 @@ class Protocol(_Settings):
         """The name to type, such as `mini-v1`."""
         return f"{self.name}-v{self.version}"
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of every setting that changes a number (not the title, not the estimate)."""
         return content_key(self.model_dump(mode="json", exclude={"title", "estimate"}))

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 import datasets_builders
+from baselines import backbones
 from benchmark.cells import Cell, cell_identity, cell_key
 from benchmark.display import cell_progress, console, duration, show_plan
 from benchmark.planning import Plan, make_plan
-from datasets_builders import storage
+from datasets_builders import registry, storage
 from datasets_builders.errors import UserError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from benchmark.finetune import FinetuneResult, Outcome
+    from benchmark.records import Record
 
 
 def run_cells(
@@ -61,8 +71,10 @@ def run_cells(
     check_writable(results, "results folder", "--results DIR")
     check_writable(storage.home(), "cache", f"{storage.HOME_VARIABLE}=DIR python -m benchmark ...")
     _quieten_libraries()
-    for number, (cell, entry) in enumerate(zip(plan.cells, outcome["cells"], strict=True), start=1):
-        entry.update(_run_cell(plan, cell, f"[{number}/{len(plan.cells)}]"))
+    # Libraries print to standard output as they please; it belongs to the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        for number, (cell, entry) in enumerate(zip(plan.cells, outcome["cells"], strict=True), start=1):
+            entry.update(_run_cell(plan, cell, rf"\[{number}/{len(plan.cells)}]"))
     _show_outcome(outcome)
     return outcome
 
@@ -88,3 +100,139 @@ def _quieten_libraries() -> None:
     # Deprecation notes of libraries to each other; what concerns the user is said by this package.
     warnings.filterwarnings("ignore", module=r"(mm\w+|torch|torchvision|timm|xdoctest)(\..*)?")
     logging.getLogger("mmengine").setLevel(logging.ERROR)
+
+
+def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
+    """Runs one cell to its record; returns what became of it."""
+    from benchmark import finetune, records
+    from benchmark.resources import default_workers
+    from benchmark.training_hooks import TrainingDivergedError
+
+    console.print(f"{number} [bold]{cell.title}[/]")
+    train = datasets_builders.load(cell.dataset, "train")
+    validation = datasets_builders.load(cell.dataset, "validation")
+    inputs = cell_identity(
+        cell,
+        plan.protocol,
+        dataset_fingerprint=datasets_builders.fingerprint(cell.dataset),
+        stage_version=finetune.STAGE_VERSION,
+    )
+    key = cell_key(inputs)
+    found = records.find_record(plan.results, key)
+    if found:
+        console.print(f"  finished before: {found.path}", soft_wrap=True)
+        return _result("already recorded", found.path, found.record)
+    folder = storage.home() / "runs" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _claimed(folder, cell), cell_progress(f"  {cell.dataset}") as feed:
+            result = finetune.finetune(
+                backbone=backbones.get(cell.backbone, cell.variant),
+                detector=cell.detector,
+                recipe=plan.protocol.recipe(cell.backbone),
+                train=train,
+                validation=validation,
+                seed=cell.seed,
+                folder=folder,
+                workers=default_workers(plan.device),
+                on_event=feed,
+            )
+            record = _record(
+                plan, cell, key, inputs, result, {"train": len(train), "validation": len(validation)}
+            )
+            path = records.write_record(record, result.last.detections, result.best.detections, plan.results)
+            finetune.remove_progress(folder)
+    except TrainingDivergedError as error:
+        console.print(f"  [red]failed[/]: {error}")
+        return {"status": "failed", "reason": str(error)}
+    metrics = record.last.metrics
+    resumed = f", resumed {record.resumes}x" if record.resumes else ""
+    console.print(
+        f"  mAP@.5 [bold]{metrics.map50:.1f}[/] (best {record.best.metrics.map50:.1f}),"
+        f" mAP@.5:.95 {metrics.map50_95:.1f}, {duration(result.seconds)}{resumed}"
+    )
+    console.print(f"  record:  {path}", soft_wrap=True)
+    console.print(f"  weights: {result.best.weights}", soft_wrap=True)
+    return _result("recorded", path, record)
+
+
+def _result(status: str, path: Path, record: Record) -> dict[str, Any]:
+    return {
+        "status": status,
+        "record": str(path),
+        "key": record.key,
+        "last": {"map50": record.last.metrics.map50, "map50_95": record.last.metrics.map50_95},
+        "best": {"map50": record.best.metrics.map50, "map50_95": record.best.metrics.map50_95},
+    }
+
+
+def _record(
+    plan: Plan,
+    cell: Cell,
+    key: str,
+    inputs: dict[str, Any],
+    result: FinetuneResult,
+    splits: dict[str, int],
+) -> Record:
+    from benchmark import environment, records
+
+    card = registry.card(cell.dataset)
+    protocol = plan.protocol
+
+    def epoch_result(outcome: Outcome) -> records.EpochResult:
+        return records.EpochResult(
+            epoch=outcome.epoch, metrics=outcome.metrics, detections_sha256=outcome.detections.sha256()
+        )
+
+    return records.Record(
+        key=key,
+        inputs=inputs,
+        cell=records.CellIdentity(**vars(cell)),
+        protocol=records.ProtocolUsed(
+            name=protocol.name,
+            version=protocol.version,
+            sha256=protocol.sha256,
+            settings=protocol.recipe(cell.backbone).model_dump(mode="json"),
+        ),
+        dataset=records.DatasetUsed(
+            name=cell.dataset,
+            fingerprint=inputs["dataset_fingerprint"],
+            classes=card.classes,
+            splits=splits,
+            procedural=registry.card(card.dataset).origin == "procedural",
+        ),
+        last=epoch_result(result.last),
+        best=epoch_result(result.best),
+        curve=tuple(records.CurvePoint(**point) for point in result.curve),
+        weights=None,
+        parameters=result.parameters,
+        cost={
+            "finetune": records.StageCost(
+                seconds=result.seconds, peak_ram_mib=result.peak.ram_mib, peak_gpu_mib=result.peak.gpu_mib
+            )
+        },
+        resumes=result.resumes,
+        environment=environment.collect(plan.device),
+        created=datetime.now(UTC),
+    )
+
+
+@contextmanager
+def _claimed(folder: Path, cell: Cell) -> Iterator[None]:
+    """Keeps a second process from training the same cell in the same folder; a dead owner's claim ends with it."""
+    lock = FileLock(folder / "lock", blocking=False)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise UserError(
+            f"Another process is training this cell: {cell.title}. Wait for it, or run another one: --seeds N"
+        ) from None
+
+
+def _show_outcome(outcome: dict[str, Any]) -> None:
+    failed = [entry for entry in outcome["cells"] if entry["status"] == "failed"]
+    for entry in failed:
+        console.print(f"[red]failed[/] {entry['dataset']} seed {entry['seed']}: {entry['reason']}")
+    if not failed:
+        console.print(f"Look at all records: python -m benchmark report --results {outcome['results']}")

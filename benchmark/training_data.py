@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
+
+from baselines import openmmlab
+
+openmmlab.activate()
+
 from mmdet.datasets.transforms import PackDetInputs, RandomFlip
 from mmengine.dataset import BaseDataset, Compose, DefaultSampler, pseudo_collate
 from mmyolo.datasets.transforms import (
@@ -48,7 +53,9 @@ class DefectDataset(BaseDataset):
         self._image_size = image_size
         self._images: list[np.ndarray] = []
         classes = tuple(split.features["objects"]["category"].feature.names)
-        super().__init__(metainfo={"classes": classes}, pipeline=[], test_mode=test_mode, serialize_data=False)
+        super().__init__(
+            metainfo={"classes": classes}, pipeline=[], test_mode=test_mode, serialize_data=False
+        )
         self.pipeline = Compose(pipeline)
         del self._split
 
@@ -80,7 +87,8 @@ class DefectDataset(BaseDataset):
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Returns a row with its image (H, W, 3), uint8, BGR."""
         info = super().get_data_info(idx)
-        image = self._images[idx]
+        # The kept image is read-only. Training transforms make new ones; the letterbox may hand the same one on.
+        image = self._images[idx].copy() if self.test_mode else self._images[idx]
         info.update(img=image, img_shape=image.shape[:2], height=image.shape[0], width=image.shape[1])
         if not self.test_mode:
             del info["scale_factor"]
@@ -130,10 +138,14 @@ def train_pipeline(image_size: int, augmentation: Augmentation, *, mosaic: bool)
     letterbox = LetterResize(scale=(image_size, image_size), allow_scale_up=True, pad_val={"img": _GREY})
     plain = [letterbox, YOLOv5RandomAffine(**affine)]
     mix = [
-        Mosaic(img_scale=(image_size, image_size), pad_val=_GREY, pre_transform=[LoadAnnotations(with_bbox=True)]),
+        Mosaic(
+            img_scale=(image_size, image_size), pad_val=_GREY, pre_transform=[LoadAnnotations(with_bbox=True)]
+        ),
         YOLOv5RandomAffine(border=(-image_size // 2, -image_size // 2), **affine),
     ]
-    geometry = _Either(mix, plain, augmentation.mosaic) if mosaic and augmentation.mosaic > 0 else Compose(plain)
+    geometry = (
+        _Either(mix, plain, augmentation.mosaic) if mosaic and augmentation.mosaic > 0 else Compose(plain)
+    )
     return [
         LoadAnnotations(with_bbox=True),
         geometry,

@@ -21,6 +21,12 @@ from benchmark.evaluate import GroundTruth, Metrics, evaluate
 from benchmark.training_data import seed_everything
 from datasets_builders.storage import atomic_file, content_key
 
+REPORT_SECONDS = 0.2
+"""Shortest time between two reports of progress."""
+
+STORE_SECONDS = 5.0
+"""Shortest time between two stored states, so that short epochs do not spend their time storing."""
+
 
 class TrainingDivergedError(RuntimeError):
     """The loss stopped being a number."""
@@ -75,6 +81,8 @@ class DetectionMetric(BaseMetric):
 
     After each validation `detections` and `metrics` hold its outcome.
     """
+
+    default_prefix = "validation"
 
     def __init__(self, ground_truth: GroundTruth, image_ids: list[str]):
         super().__init__()
@@ -169,7 +177,7 @@ class TrainingRecorder(Hook):
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._count += 1
         # Reading a loss waits for the device; a person needs no more than five reports a second.
-        if time.perf_counter() - self._reported > 0.2:
+        if time.perf_counter() - self._reported > REPORT_SECONDS:
             self._report(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -186,7 +194,7 @@ class TrainingRecorder(Hook):
         )
         loop = runner.train_loop
         validates = epoch % loop.val_interval == 0 or epoch == loop.max_epochs
-        if not validates:
+        if not validates and time.perf_counter() - self._started > STORE_SECONDS:
             self._store(runner, epoch, runner.iter)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -237,7 +245,7 @@ class TrainingRecorder(Hook):
             TrainingEvent(
                 iteration=iteration,
                 iterations=runner.max_iters,
-                epoch=min(runner.epoch + 1, runner.max_epochs),
+                epoch=max(math.ceil(iteration / len(runner.train_dataloader)), 1),
                 epochs=runner.max_epochs,
                 loss=float(loss) / self._count if loss is not None and self._count else None,
                 map50=measured.map50 if measured else None,

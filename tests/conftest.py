@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ _DEFAULT_TEST_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Threads and workers together never exceed the cores; libraries read these at import.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+# Threads that wait for work sleep instead of spinning: on a busy machine spinning takes the cores from the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -60,11 +61,11 @@ def agssp_home(_session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Points the cache at an empty folder of this test alone."""
     folder = tmp_path / "fresh-home"
     monkeypatch.setenv("AGSSP_BENCH_HOME", str(folder))
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,7 @@ ALL = [(name, variant) for name in backbones.names() for variant in backbones.va
 
 
 def build(name: str, variant: str, num_classes: int = 6) -> torch.nn.Module:
-    return build_detector(
-        detector_config("yolov8", backbones.get(name, variant), num_classes, **SETTINGS)
-    )
+    return build_detector(detector_config("yolov8", backbones.get(name, variant), num_classes, **SETTINGS))
 
 
 @pytest.mark.parametrize(("name", "variant"), ALL)
@@ -35,7 +33,9 @@ def test_feature_maps_have_the_stated_channels_and_strides(name: str, variant: s
     ]
 
 
-@pytest.mark.parametrize(("name", "variant", "paper_millions"), [("csp_darknet", "s", 11.1), ("swin", "base", 107.4)])
+@pytest.mark.parametrize(
+    ("name", "variant", "paper_millions"), [("csp_darknet", "s", 11.1), ("swin", "base", 107.4)]
+)
 def test_parameter_counts_are_the_papers(name: str, variant: str, paper_millions: float) -> None:
     # Table 6. docs/protocols.md explains Swin's last 0.002 percent beyond two percent.
     assert count_parameters(build(name, variant)) / 1e6 == pytest.approx(paper_millions, rel=0.0201)

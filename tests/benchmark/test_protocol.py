@@ -1,0 +1,91 @@
+"""Protocols: complete, versioned, and hashed by what changes a number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from baselines import backbones
+from benchmark import protocol
+from datasets_builders import registry
+from datasets_builders.errors import UserError
+
+ALL = protocol.names()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_datasets_and_variants_exist(name: str) -> None:
+    loaded = protocol.load(name)
+    assert loaded.id == name
+    assert set(loaded.variants) == set(backbones.names())
+    for backbone, variant in loaded.variants.items():
+        backbones.get(backbone, variant)
+        loaded.recipe(backbone)
+    for dataset in loaded.datasets:
+        card = registry.card(dataset)
+        assert (registry.card(card.dataset).origin == "procedural") == loaded.procedural
+
+
+def test_paper_protocol_is_the_papers() -> None:
+    paper = protocol.load("paper-v1")
+    recipe = paper.recipe("csp_darknet")
+    assert (recipe.image_size, recipe.epochs, recipe.batch_size) == (640, 500, 32)
+    assert paper.recipe("swin").batch_size == 14
+    assert recipe.optimizer.model_dump() == {
+        "type": "SGD", "lr": 0.0025, "weight_decay": 0.0005, "momentum": 0.937, "nesterov": True
+    }  # fmt: skip
+    assert recipe.warmup.min_iterations == 1000
+    assert recipe.augmentation.mosaic_off_epochs == 10
+    # 530 training images: 17 iterations an epoch, a warm-up of 59 epochs.
+    length = recipe.length(530)
+    assert (length.iterations_per_epoch, length.validation_interval) == (17, 10)
+    assert math.ceil(recipe.warmup.min_iterations / length.iterations_per_epoch) == 59
+
+
+def test_hash_follows_what_changes_a_number_and_nothing_else() -> None:
+    mini = protocol.load("mini-v1")
+    retitled = mini.model_copy(update={"title": "another"})
+    reestimated = mini.model_copy(
+        update={"estimate": mini.estimate.model_copy(update={"seconds": {"x": 1.0}})}
+    )
+    assert mini.sha256 == retitled.sha256 == reestimated.sha256
+    longer = mini.finetune.model_copy(update={"batch_size": mini.finetune.batch_size + 1})
+    assert mini.model_copy(update={"finetune": longer}).sha256 != mini.sha256
+
+
+@given(images=st.integers(1, 5000), batch=st.integers(1, 64), iterations=st.integers(1, 5000))
+def test_length_in_iterations_is_kept_within_half_an_epoch(images: int, batch: int, iterations: int) -> None:
+    recipe = protocol.load("mini-v1").finetune.model_copy(
+        update={"batch_size": batch, "iterations": iterations, "epochs": None}
+    )
+    length = recipe.length(images)
+    assert length.iterations_per_epoch == math.ceil(images / batch)
+    assert length.epochs == 1 or abs(length.iterations - iterations) <= length.iterations_per_epoch / 2
+    assert 1 <= length.validation_interval <= length.epochs
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 3, "iterations": 5}, {"image_size": 100}, {"unknown": 1}, {"clip_grad_norm": 0}]
+)
+def test_impossible_recipes_are_refused(change: dict[str, object]) -> None:
+    settings = protocol.load("mini-v1").finetune.model_dump() | change
+    with pytest.raises(ValidationError):
+        protocol.Finetune.model_validate(settings)
+
+
+def test_unknown_protocol_is_told_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean 'mini-v1'"):
+        protocol.load("mini-v2")
+
+
+def test_a_file_whose_name_and_version_disagree_is_refused(tmp_path, monkeypatch) -> None:
+    content = yaml.safe_load((protocol._FOLDER / "mini-v1.yaml").read_text())
+    (tmp_path / "mini-v7.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(protocol, "_FOLDER", tmp_path)
+    with pytest.raises(UserError, match="declares 'mini-v1'"):
+        protocol.load("mini-v7")
