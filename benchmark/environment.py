@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -43,6 +44,7 @@ PACKAGES = (
 _DISTRIBUTION = "agssp-bench"
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _TOOL_SECONDS = 5
+_COMMIT = r"^[0-9a-f]{40,64}$"
 
 
 def _printable(text: str) -> str:
@@ -73,7 +75,7 @@ class Environment(_Facts):
 
     project_version: Text
     """Version of this project, such as `0.1.0`."""
-    git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None
+    git_commit: Annotated[str, Field(pattern=_COMMIT)] | None
     """Commit of the project's checkout; None where it is installed as a package."""
     git_dirty: bool | None
     """Whether tracked files differ from that commit; None without a commit."""
@@ -115,7 +117,7 @@ def collect(device: str = "cpu") -> Environment:
         git_commit=commit,
         git_dirty=dirty,
         python=platform.python_version(),
-        platform=platform.platform()[:300],
+        platform=_line(platform.platform()),
         device=device,
         cpu=_cpu_model(),
         cores=cores(),
@@ -161,7 +163,7 @@ def _git() -> tuple[str | None, bool | None]:
     commit = _output("git", "-C", str(_CHECKOUT), "rev-parse", "HEAD")
     # Untracked files do not count: a results folder in the checkout is one.
     changes = _output("git", "-C", str(_CHECKOUT), "status", "--porcelain", "--untracked-files=no")
-    if not commit or changes is None:
+    if changes is None or not re.fullmatch(_COMMIT, commit or ""):
         return None, None
     return commit, bool(changes)
 
@@ -169,12 +171,9 @@ def _git() -> tuple[str | None, bool | None]:
 def _nvidia() -> tuple[tuple[Gpu, ...], str | None]:
     query = "--query-gpu=name,memory.total,driver_version"
     lines = (_output("nvidia-smi", query, "--format=csv,noheader,nounits") or "").splitlines()
-    rows = [[part.strip() for part in line.rsplit(",", 2)] for line in lines[:64]]
+    rows = [[_line(part) for part in line.rsplit(",", 2)] for line in lines[:64]]
     rows = [row for row in rows if len(row) == 3 and row[0]]
-    gpus = tuple(
-        Gpu(name=name[:300], memory_mib=int(memory) if memory.isdecimal() else None)
-        for name, memory, _ in rows
-    )
+    gpus = tuple(Gpu(name=name, memory_mib=int(mib) if mib.isdecimal() else None) for name, mib, _ in rows)
     return gpus, rows[0][2] or None if rows else None
 
 
@@ -185,8 +184,12 @@ def _cpu_model() -> str | None:
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     else:
         models = [_output("sysctl", "-n", "machdep.cpu.brand_string") or ""]
-    model = next(filter(None, [*models, platform.processor(), platform.machine()]), None)
-    return model[:300] if model else None
+    return next(filter(None, map(_line, [*models, platform.processor(), platform.machine()])), None)
+
+
+def _line(text: str) -> str:
+    """Makes whatever a tool printed a `Text`, or nothing."""
+    return "".join(filter(str.isprintable, text)).strip()[:300]
 
 
 def _output(*command: str) -> str | None:
