@@ -14,10 +14,14 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from datasets_builders import prepared, registry
+from datasets_builders.corpus import is_corpus
+from datasets_builders.corpus.report import list_facts
 from datasets_builders.errors import UserError
 
 if TYPE_CHECKING:
     from datasets_builders.prepared import Prepared
+
+_CORPORA = "For corpus_synthetic"
 
 app = typer.Typer(
     help="Surface-defect datasets: list them, prepare them on this machine, look at them.",
@@ -61,8 +65,8 @@ def _facts(card: registry.DatasetCard) -> dict[str, Any]:
 def list_datasets(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show every dataset, and whether it is ready on this machine."""
-    facts = [_facts(card) for card in registry.cards().values()]
+    """Show every dataset and corpus, and whether it is ready on this machine."""
+    facts = [_facts(card) for card in registry.cards().values()] + list_facts()
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         return
@@ -78,7 +82,7 @@ def list_datasets(
         ready = yes if fact["ready"] else "on use" if fact["origin"] == "procedural" else "no"
         table.add_row(
             fact["name"],
-            str(len(fact["classes"])),
+            str(len(fact["classes"]) or "–"),
             *counts,
             fact["licence"],
             fact["origin"],
@@ -106,15 +110,54 @@ def prepare(
         str | None,
         typer.Option(help="Fetch this copy, ORG/NAME@REVISION, from the Hub instead.", show_default=False),
     ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Number of images.", rich_help_panel=_CORPORA, show_default=False)
+    ] = None,
+    categories: Annotated[
+        int | None, typer.Option(help="Number of categories.", rich_help_panel=_CORPORA, show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses the images.", rich_help_panel=_CORPORA, show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes; one a core by default. For every corpus.",
+            rich_help_panel=_CORPORA,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Build or fetch datasets on this machine, and compare their counts with what was published.
+    """Build or fetch datasets and corpora on this machine, and compare their counts with what was published.
 
     Sets of origin "raw" need --raw; without it the message says which files, and where to get them.
     """
     if (raw is not None or hub is not None) and len(names) > 1:
         raise UserError("--raw and --hub are the source of one dataset: prepare them one by one.")
+    numbers = (images, categories, seed, workers)
     for name in names:
-        _print_prepared(prepared.prepare(name, raw, force, partial, hub))
+        if is_corpus(name):
+            if partial or hub is not None:
+                raise UserError(f"{name} is a corpus: it takes neither --partial nor --hub.")
+            _prepare_corpus(name, raw, force, *numbers)
+        elif any(number is not None for number in numbers):
+            raise UserError(f"--images, --categories, --seed and --workers are for corpora, not for {name}.")
+        else:
+            _print_prepared(prepared.prepare(name, raw, force, partial, hub))
+
+
+def _prepare_corpus(
+    name: str,
+    raw: Path | None,
+    force: bool,
+    images: int | None,
+    categories: int | None,
+    seed: int | None,
+    workers: int | None,
+) -> None:
+    from datasets_builders.corpus import prepare_corpus, report
+
+    report.print_prepared(prepare_corpus(name, raw, force, images, categories, seed, workers))
 
 
 @app.command()
@@ -205,6 +248,21 @@ def show(
             f"Cannot write {path}: {error.strerror or error}. Choose another with --out."
         ) from error
     Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="Name of a dataset, see `list`.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.", show_default=False)],
+    style: Annotated[str, typer.Option("--format", help="coco or yolo.")] = "coco",
+) -> None:
+    """Write a dataset as files for other tools: COCO JSON with images, or a YOLO folder."""
+    from datasets_builders import exports
+
+    done = exports.export(name, style, out)
+    for split, images in done.images.items():
+        Console().print(f"{split}: {images} images, {done.boxes[split]} boxes", highlight=False)
+    Console().print(f"wrote {done.folder}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
