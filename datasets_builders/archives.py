@@ -27,6 +27,7 @@ FREE_BYTES = 2**30
 MAX_RATIO = 200
 _CHUNK = 2**20
 _DECOMPRESS = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UTF8_NAME = 0x800
 _UNIX_TYPE_MASK, _UNIX_LINK, _UNIX_FILE, _UNIX_FOLDER = 0o170000, 0o120000, 0o100000, 0o040000
 
 
@@ -129,6 +130,23 @@ def _check_room(folder: Path, needed: int) -> None:
         raise OSError(f"it needs {needed} bytes of disk, {free} are free")
 
 
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Returns a member's name: as marked, else UTF-8 or GB 18030 if it is that, else code page 437.
+
+    Many tools write names in their own encoding without saying so; `zipfile` takes them as code page 437.
+    """
+    if member.flag_bits & _UTF8_NAME:
+        return member.filename
+    try:
+        raw = member.filename.encode("cp437")
+    except UnicodeEncodeError:
+        return member.filename
+    for encoding in ("utf-8", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode(encoding)
+    return member.filename
+
+
 def _unpack_zip(archive: Path, folder: Path) -> None:
     budget = _Budget(archive, folder)
     with zipfile.ZipFile(archive) as file:
@@ -144,7 +162,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             if kind not in (0, _UNIX_FILE, _UNIX_FOLDER):
                 what = "a link" if kind == _UNIX_LINK else "no plain file"
                 raise _HostileError(f"{member.filename!r} is {what}")
-            targets.append(budget.target(member.filename))
+            targets.append(budget.target(_zip_name(member)))
         for member, target in zip(members, targets, strict=True):
             if member.is_dir():
                 target.mkdir(parents=True, exist_ok=True)

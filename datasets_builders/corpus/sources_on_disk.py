@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets_builders.corpus.archives import archive_stem, unpack
+from datasets_builders.archives import TAR_SUFFIXES, ZIP_SUFFIXES, unpacked
 from datasets_builders.corpus.files import ImageFile, Skipped, listing, shown
 from datasets_builders.corpus.readers import read
 from datasets_builders.corpus.shards import VERSION, FileJob
 from datasets_builders.corpus.sources import OWN_SOURCES, Source, folder_key, known_sources, own_sources
 from datasets_builders.errors import UserError
-from datasets_builders.storage import canonical_json, content_key
+from datasets_builders.storage import atomic_folder, canonical_json, content_key
 
 SHARD_IMAGES = 1000
 SHARD_BYTES = 256 * 2**20
@@ -79,7 +81,7 @@ class FilePlan:
             if place.is_archive:
                 folder = self.scratch / place.source.name
                 if not folder.is_dir():
-                    unpack(place.path, folder)
+                    _unpack(place.path, folder)
             try:
                 yield from _shards(place.source, folder, self.categories)
             except OSError as error:
@@ -114,6 +116,32 @@ def plan(name: str, entry: dict[str, Any], raw: Path, scratch: Path) -> FilePlan
     return found
 
 
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpacks an archive into `target`, which appears whole or not at all.
+
+    Every file gets the archive's time of change, so that a second unpacking gives equal files.
+
+    Raises:
+        UserError: The archive is refused, see `archives.unpacked`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob("unpacked-*"):
+        shutil.rmtree(leftover)
+    changed = archive.stat().st_mtime_ns
+    with unpacked(archive, target.parent) as folder, atomic_folder(target) as whole:
+        for path in folder.rglob("*"):
+            os.utime(path, ns=(changed, changed))
+        for path in folder.iterdir():
+            path.rename(whole / path.name)
+
+
+def _archive_stem(name: str) -> str | None:
+    """Returns an archive's name without its suffix; None for other files."""
+    suffixes = sorted((*ZIP_SUFFIXES, *TAR_SUFFIXES), key=len, reverse=True)
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), None)
+    return name[: -len(suffix)] if suffix else None
+
+
 def _unreadable(name: str, error: OSError) -> UserError:
     return UserError(f"{name}: cannot read {error.filename}: {error.strerror}.")
 
@@ -139,7 +167,7 @@ def _locate(plan: FilePlan) -> None:
         path = Path(entry.path)
         # A link to a folder is the user's own arrangement at this level; below it none is followed.
         is_folder = path.is_dir()
-        stem = None if is_folder else archive_stem(path)
+        stem = None if is_folder else _archive_stem(entry.name)
         source = by_key.get(folder_key(shown(entry.name if is_folder else stem or "")))
         if source is None or not (is_folder or stem):
             if entry.name != OWN_SOURCES:
