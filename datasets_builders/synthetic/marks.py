@@ -158,10 +158,10 @@ class Site:
         return self.frame_at(centre, (reach_x, reach_y), turn)
 
     def frame_at(self, centre: tuple[float, float], reach: tuple[float, float], turn: float) -> Frame:
-        """Returns the coordinates of a rectangle centred at (x, y), cut at the image's border."""
-        rows, columns = self.surface.gray.shape
-        left, right = max(0, int(centre[0] - reach[0])), min(columns, int(centre[0] + reach[0]) + 1)
-        top, bottom = max(0, int(centre[1] - reach[1])), min(rows, int(centre[1] + reach[1]) + 1)
+        """Returns the coordinates of a rectangle centred at (x, y), cut where the metal ends."""
+        first_x, first_y, last_x, last_y = self.surface.metal
+        left, right = max(first_x, int(centre[0] - reach[0])), min(last_x, int(centre[0] + reach[0]) + 1)
+        top, bottom = max(first_y, int(centre[1] - reach[1])), min(last_y, int(centre[1] + reach[1]) + 1)
         x, y = direction(turn)
         across = np.arange(left, right, dtype=np.float32) - centre[0]
         down = (np.arange(top, bottom, dtype=np.float32) - centre[1])[:, None]

@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets_builders.synthetic.marks import Mark, Site
 from datasets_builders.synthetic.numerics import Field, Wander, direction, ramp, smooth
-from datasets_builders.synthetic.surfaces import Surface
+from datasets_builders.synthetic.surfaces import DARKEST, Surface
 
 VOID = 0.05
 """Brightness behind a hole."""
@@ -14,7 +14,7 @@ VOID = 0.05
 
 def _to_void(base: Field, share: Field, depth: float, void: float = VOID) -> Field:
     """Returns the relative change that takes the metal towards the dark behind it."""
-    return (void / base - 1) * share * depth
+    return (void / np.maximum(base, DARKEST) - 1) * share * depth
 
 
 def _beyond(surface: Surface, side: str) -> float:
@@ -22,13 +22,13 @@ def _beyond(surface: Surface, side: str) -> float:
     if side not in surface.edges:
         return VOID
     left, top, right, bottom = surface.metal
-    seen = {
-        "left": surface.gray[top, left - 1] if left else VOID,
-        "right": surface.gray[top, min(right, surface.gray.shape[1] - 1)],
-        "top": surface.gray[top - 1, left] if top else VOID,
-        "bottom": surface.gray[min(bottom, surface.gray.shape[0] - 1), left],
-    }
-    return float(seen[side])
+    row, column = {
+        "left": (top, left - 1),
+        "right": (top, right),
+        "top": (top - 1, left),
+        "bottom": (bottom, left),
+    }[side]
+    return float(surface.gray[row, column])
 
 
 def cutting_opening(site: Site) -> Mark | None:
@@ -50,7 +50,7 @@ def cutting_opening(site: Site) -> Mark | None:
     half = length / 2 + 8
     reach = abs(x) * half + abs(y) * (width + 9), abs(y) * half + abs(x) * (width + 9)
     frame = site.frame_at(centre, reach, inward)
-    strength = site.depth()
+    depth = site.depth()
     narrowing = source.uniform(0.0, 0.7)
     share = np.clip(frame.u * (1 / length) + 0.5, 0, 1)
     jag = Wander(source, length + 16, source.uniform(5, 12), 3)
@@ -64,10 +64,10 @@ def cutting_opening(site: Site) -> Mark | None:
     inside = ramp(edge, 1.5)
     lip_shape = smooth(np.clip(1 - np.abs(edge + 1.6) * (1 / 2.4), 0, 1))
     lit = np.sign(off) * frame.light[1]
-    lip = lip_shape * (0.25 - lit * 0.45) * strength * ramp(tip, 0.5)
+    lip = lip_shape * (0.25 - lit * 0.45) * depth * ramp(tip, 0.5)
     glow = site.noise(frame, 5, 2) * 0.12
     cover = np.maximum(inside, ramp(edge + 2.2, 1.6))
-    change = _to_void(frame.base, inside, strength) + glow * inside + lip * (1 - inside)
+    change = _to_void(frame.base, inside, depth) + glow * inside + lip * (1 - inside)
     return frame.mark(cover, np.clip(change, -0.95, 1.0))
 
 
@@ -78,7 +78,7 @@ def punching_hole(site: Site) -> Mark | None:
     frame = site.frame(radius + 3, radius + 3, source.uniform())
     if frame is None:
         return None
-    strength = site.depth()
+    depth = site.depth()
     u, v = frame.u, frame.v * (1 / squash)
     reach = np.sqrt(u * u + v * v)
     edge = radius - reach + site.noise(frame, 4, 1) * 0.4
@@ -87,7 +87,7 @@ def punching_hole(site: Site) -> Mark | None:
     burr = smooth(np.clip(1 - np.abs(edge + 0.7) * (1 / 1.7), 0, 1))
     burr = burr * (0.15 - facing * 0.5) * (1 - inside)
     cover = np.maximum(inside, ramp(edge + 1.2, 1.2))
-    change = _to_void(frame.base, inside, strength) + burr * strength
+    change = _to_void(frame.base, inside, depth) + burr * depth
     return frame.mark(cover, np.clip(change, -0.95, 0.8))
 
 
@@ -95,37 +95,29 @@ def crescent_gap(site: Site) -> Mark | None:
     """A crescent cut out of the strip's edge: an arc of the dark beyond, reaching into the metal."""
     source, chord = site.source, site.size()
     surface = site.surface
-    left, top, right, bottom = surface.metal
     sides = surface.edges or (["left", "right"] if surface.vertical else ["top", "bottom"])
     side = sides[source.integer(0, len(sides) - 1)]
-    depth = chord * source.uniform(0.14, 0.34)
-    radius = (chord * chord / 4 + depth * depth) / (2 * depth)
+    left, top, right, bottom = surface.metal
     low, high = (top, bottom) if side in ("left", "right") else (left, right)
     if high - low < chord + 8:
         return None
     middle = source.uniform(low + chord / 2 + 2, high - chord / 2 - 2)
-    border = {"left": left, "right": right, "top": top, "bottom": bottom}[side]
-    sign = 1 if side in ("left", "top") else -1
-    # Metal starts at `border`; the arc's centre lies outside it.
-    outside = border - sign * (radius - depth)
-    across, along = (1.0, 0.0), (0.0, 1.0)
-    normal = across if side in ("left", "right") else along
-    edge_at = border + sign * depth / 2
-    centre = (edge_at, middle) if side in ("left", "right") else (middle, edge_at)
-    half = depth / 2 + 4
-    reach = (half, chord / 2 + 4) if side in ("left", "right") else (chord / 2 + 4, half)
-    frame = site.frame_at(centre, reach, 0.0)
-    strength = site.depth()
-    x, y = frame.u + centre[0], frame.v + centre[1]
-    to_centre = (outside, middle) if side in ("left", "right") else (middle, outside)
-    dx, dy = x - to_centre[0], y - to_centre[1]
-    reach_to = np.sqrt(dx * dx + dy * dy)
-    place = x if normal == across else y
-    on_metal = (place >= border) if sign > 0 else (place < border)
-    edge = radius - reach_to
-    inside = ramp(edge, 1.4) * on_metal
-    rim = smooth(np.clip(1 - np.abs(edge + 1.0) * (1 / 1.8), 0, 1)) * on_metal
-    cover = np.maximum(inside, ramp(edge + 1.2, 1.4) * on_metal)
-    rim_light = source.uniform(0.0, 0.45)
-    change = _to_void(frame.base, inside, strength, _beyond(surface, side)) + rim * rim_light * (1 - inside)
+    border, inward = {
+        "left": ((left, middle), 0.0),
+        "top": ((middle, top), 0.25),
+        "right": ((right - 1, middle), 0.5),
+        "bottom": ((middle, bottom - 1), 0.75),
+    }[side]
+    sagitta = chord * source.uniform(0.14, 0.34)
+    radius = (chord * chord / 4 + sagitta * sagitta) / (2 * sagitta)
+    reach = sagitta + 5, chord / 2 + 5
+    frame = site.frame_at(border, reach if side in ("left", "right") else reach[::-1], inward)
+    depth = site.depth()
+    # Along u the metal begins at 0; the circle's centre lies outside it.
+    from_centre = frame.u - (sagitta - radius)
+    edge = radius - np.sqrt(from_centre * from_centre + frame.v * frame.v)
+    inside = ramp(edge, 1.4)
+    rim = smooth(np.clip(1 - np.abs(edge + 1.0) * (1 / 1.8), 0, 1)) * (1 - inside)
+    cover = np.maximum(inside, ramp(edge + 1.2, 1.4))
+    change = _to_void(frame.base, inside, depth, _beyond(surface, side)) + rim * source.uniform(0.0, 0.45)
     return frame.mark(cover, np.clip(change, -0.95, 1.0))

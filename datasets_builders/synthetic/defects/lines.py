@@ -132,12 +132,12 @@ def welding_line(site: Site) -> Mark | None:
     """The weld between two coils: a straight band across the whole strip, bright and dark side by side."""
     source, width = site.source, site.source.between(site.settings["width"])
     left, top, right, bottom = site.surface.metal
-    across = (right - left) if site.surface.vertical else (bottom - top)
-    along = (bottom - top) if site.surface.vertical else (right - left)
-    place = source.uniform(0.08, 0.92) * along + (top if site.surface.vertical else left)
-    middle = (left + right) / 2 if site.surface.vertical else (top + bottom) / 2
-    centre = (middle, place) if site.surface.vertical else (place, middle)
-    reach = (across / 2 + 1, width + 8) if site.surface.vertical else (width + 8, across / 2 + 1)
+    wide, tall = right - left, bottom - top
+    place = source.uniform(0.08, 0.92)
+    if site.surface.vertical:
+        across, centre, reach = wide, (left + wide / 2, top + tall * place), (wide / 2 + 1, width + 8)
+    else:
+        across, centre, reach = tall, (left + wide * place, top + tall / 2), (width + 8, tall / 2 + 1)
     frame = site.frame_at(centre, reach, site.rolling + 0.25 + source.uniform(-0.004, 0.004))
     strength = site.strength()
     path = Wander(source, across, across / 2, 3)(frame.u) * source.uniform(0.2, 1.2)
@@ -152,8 +152,7 @@ def welding_line(site: Site) -> Mark | None:
     tone = source.uniform(-0.35, 0.35)
     live = np.clip(Wander(source, across, across / 4, 2)(frame.u) * 0.5 + 0.85, 0.35, 1)
     change = (bright * 0.7 - dark + tone) * live * strength
-    inside = (frame.u > (-across / 2)) & (frame.u < (across / 2))
-    return frame.mark(cover * inside, np.clip(change, -0.85, 0.9))
+    return frame.mark(cover, np.clip(change, -0.85, 0.9))
 
 
 def waist_folding(site: Site) -> Mark | None:

@@ -64,13 +64,13 @@ def silk_spot(site: Site) -> Mark | None:
     """Silk: a broad plaque of wave-like streaks along the rolling direction, with no sharp border."""
     source, length = site.source, site.size()
     half = (length / 2, length / 2 * source.uniform(0.25, 0.6))
-    frame = site.frame(half[0] * 1.1, half[1] * 1.1, site.turn())
+    frame = site.frame(half[0] * 1.25, half[1] * 1.25, site.turn())
     if frame is None:
         return None
     strength = site.strength()
     u, v = frame.u * (1 / half[0]), frame.v * (1 / half[1])
-    body = 1 - (u * u + v * v) + site.noise(frame, length / 4, 2) * 0.15
-    cover = ramp(body - 0.05, 0.4)
+    body = 1 - (u * u + v * v) + site.noise(frame, length / 4, 2) * 0.25
+    cover = ramp(body - 0.1, 0.8)
     sway = Wander(source, length * 1.1, source.uniform(20, 45), 2)(frame.u) * source.uniform(1, 4)
     threads = Wander(source, half[1] * 2.6 + 16, source.uniform(1.5, 4.0), 2)(frame.v + sway)
     tone = source.sign()
