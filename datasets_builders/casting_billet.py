@@ -59,5 +59,7 @@ class CastingBillet(DetectionBuilder):
         except (ImageError, OSError) as error:
             self.problems.add("unreadable mask", f"{image_id}: {error}")
             return replace(example, mask=None)
-        defect = binary_mask(pixels, highest_class=len(self.card.classes))
+        defect = binary_mask(pixels)
+        if example.objects and not defect.any():
+            self.problems.add("mask without defect", image_id)
         return replace(example, mask=np.where(defect, 255, 0).astype(np.uint8))

@@ -10,6 +10,7 @@ import numpy as np
 # Smaller regions are slips of the brush or specks of compression; they get no box.
 MIN_PIXELS = 10
 MAX_INSTANCES = 255
+HIGHEST_NUMBER = 31
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,16 @@ def connected_components(defect: np.ndarray) -> Components:
     return Components(regions, values[labels], count - 1 - len(kept))
 
 
-def binary_mask(pixels: np.ndarray, highest_class: int) -> np.ndarray:
+def binary_mask(pixels: np.ndarray) -> np.ndarray:
     """Tells defect pixels from background in a mask whose values may mean either of two things.
 
-    Masks drawn in black and white have blurred edges, and half of white divides them. Masks that hold class
-    numbers have no value above the highest class, and all but 0 is defect.
+    Masks drawn in black and white have blurred edges, and half of white divides them. Masks that hold class or
+    object numbers have no value above `HIGHEST_NUMBER`, and all but 0 is defect.
 
     Args:
         pixels: uint8 (height, width), as stored.
-        highest_class: The largest class number that such a mask could hold.
 
     Returns:
         bool (height, width).
     """
-    return pixels > (0 if pixels.max(initial=0) <= highest_class else 127)
+    return pixels > (0 if pixels.max(initial=0) <= HIGHEST_NUMBER else 127)

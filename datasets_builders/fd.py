@@ -51,7 +51,8 @@ class Fd(DetectionBuilder):
                 yield from self._yolo(root, root / "images" / part, root / "labels" / part, split)
 
     def _root(self, raw: Path) -> Path:
-        for entry in ("train", "images/train"):
+        # In this order, because `images` itself is a folder that holds a `train`.
+        for entry in ("images/train", "train"):
             try:
                 return self.locate(raw, entry)
             except UserError as error:

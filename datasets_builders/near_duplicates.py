@@ -44,10 +44,10 @@ def near_duplicate_groups(ids: Sequence[str], thumbnails: Sequence[np.ndarray]) 
         Image id -> the smallest id of its group.
     """
     flat = np.stack(list(thumbnails)) if ids else np.zeros((0, SIDE, SIDE), np.float32)
-    right = flat.reshape(len(ids), -1).T
+    right = flat.reshape(len(ids), SIDE * SIDE).T
     alike: dict[str, set[str]] = {image_id: {image_id} for image_id in ids}
     for mirrored in (flat, flat[:, ::-1], flat[:, :, ::-1], flat[:, ::-1, ::-1]):
-        left = mirrored.reshape(len(ids), -1)
+        left = mirrored.reshape(len(ids), SIDE * SIDE)
         for start in range(0, len(ids), _BLOCK):
             for row, column in np.argwhere(left[start : start + _BLOCK] @ right >= THRESHOLD):
                 alike[ids[row + start]].add(ids[column])

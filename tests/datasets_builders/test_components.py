@@ -67,5 +67,5 @@ def test_more_regions_than_8_bits_can_number_are_refused() -> None:
     ],
 )
 def test_binary_mask_tells_class_numbers_from_blurred_edges(values: list[int], expected: list[int]) -> None:
-    found = binary_mask(np.array([values], np.uint8), highest_class=6)
+    found = binary_mask(np.array([values], np.uint8))
     assert found[0].astype(int).tolist() == expected
