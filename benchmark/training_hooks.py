@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 
-from benchmark.checkpoints import Progress, load_progress, save_progress
+from benchmark.checkpoints import Progress, load_progress, remove_progress, save_progress
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
 from benchmark.training_data import seed_everything
-from datasets_builders.storage import atomic_file, content_key
+from datasets_builders.storage import atomic_file, content_key, file_sha256
+
+logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.2
 """Shortest time between two reports of progress."""
@@ -66,6 +69,7 @@ class History:
         last_epoch: Epoch of the latest validation, or None.
         seconds: Wall time spent so far, over all interruptions.
         resumes: How often the training was taken up again.
+        files: sha256 of every kept file of detections and weights, by name.
     """
 
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +78,7 @@ class History:
     last_epoch: int | None = None
     seconds: float = 0.0
     resumes: int = 0
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class DetectionMetric(BaseMetric):
@@ -156,6 +161,15 @@ class TrainingRecorder(Hook):
         progress = load_progress(self._folder)
         if progress is None:
             return
+        damaged = [
+            name for name, sha256 in progress.history["files"].items() if not self._is_whole(name, sha256)
+        ]
+        if damaged:
+            logger.warning(
+                "%s: %s damaged or gone; the training starts anew.", self._folder, ", ".join(damaged)
+            )
+            remove_progress(self._folder)
+            return
         runner.model.load_state_dict(progress.model)
         self._ema_hook.ema_model.load_state_dict(progress.ema)
         runner.optim_wrapper.load_state_dict(progress.optimizer)
@@ -210,16 +224,29 @@ class TrainingRecorder(Hook):
         history.last_epoch = epoch
         if measured.map50 > history.best_map50:
             history.best_epoch, history.best_map50 = epoch, measured.map50
-        self._metric.detections.save(detections_file(self._folder, epoch))
+        detections, weights = detections_file(self._folder, epoch), weights_file(self._folder, epoch)
+        self._metric.detections.save(detections)
         ema = self._ema_hook.ema_model.module.state_dict()
-        with atomic_file(weights_file(self._folder, epoch)) as temporary:
+        with atomic_file(weights) as temporary:
             save_file({name: value.contiguous().cpu() for name, value in ema.items()}, temporary)
+        kept = {
+            path.name
+            for kept_epoch in (history.best_epoch, history.last_epoch)
+            if kept_epoch is not None
+            for path in (detections_file(self._folder, kept_epoch), weights_file(self._folder, kept_epoch))
+        }
+        made = {path.name: file_sha256(path) for path in (detections, weights)}
+        history.files = {name: sha256 for name, sha256 in (history.files | made).items() if name in kept}
+        # The state that names the files is stored before older files go: a kill in between loses nothing.
         self._store(runner, epoch, runner.iter)
-        kept = {history.best_epoch, history.last_epoch}
         for path in self._folder.glob("epoch-*"):
-            if path.suffix in (".parquet", ".safetensors") and int(path.stem.split("-")[1]) not in kept:
+            if path.name not in kept:
                 path.unlink()
         self._report(runner, runner.iter)
+
+    def _is_whole(self, name: str, sha256: str) -> bool:
+        path = self._folder / name
+        return path.is_file() and file_sha256(path) == sha256
 
     def _store(self, runner: Runner, epoch: int, iteration: int) -> None:
         now = time.perf_counter()

@@ -79,7 +79,7 @@ def on_event(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 import benchmark.training_hooks as hooks
-hooks.REPORT_SECONDS = 0.0  # every iteration is an occasion to die
+hooks.REPORT_SECONDS = hooks.STORE_SECONDS = 0.0  # every iteration is an occasion to die, every epoch is stored
 train(Path({folder!r}), datasets.load_from_disk({train!r}), datasets.load_from_disk({validation!r}), on_event=on_event)
 """
 
@@ -124,6 +124,27 @@ def test_ctrl_c_then_the_same_call_goes_on(tmp_path, undisturbed, tiny_train, ti
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
+def test_a_damaged_file_of_an_unfinished_training_is_never_used(
+    tmp_path, caplog, undisturbed, tiny_train, tiny_validation, suffix
+) -> None:
+    def interrupt(event: TrainingEvent) -> None:
+        if event.iteration >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", tiny_train, tiny_validation, on_event=interrupt)
+    path = next((tmp_path / "run").glob(f"epoch-2{suffix}"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = train(tmp_path / "run", tiny_train, tiny_validation)
+    assert "starts anew" in caplog.text
+    assert result.resumes == 0
+    assert numbers(result) == numbers(undisturbed)
+
+
+@pytest.mark.slow
 def test_finished_training_is_read_not_repeated(undisturbed, tiny_train, tiny_validation) -> None:
     events: list[TrainingEvent] = []
     again = train(undisturbed.last.weights.parent, tiny_train, tiny_validation, on_event=events.append)
@@ -145,8 +166,8 @@ def test_it_learns(tmp_path, tiny_train, tiny_validation) -> None:
 
 @pytest.mark.slow
 def test_a_diverging_training_is_an_error_not_a_number(tmp_path, tiny_train, tiny_validation) -> None:
-    wild = {"type": "SGD", "lr": 1e6, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
-    recipe = tiny_recipe(optimizer=wild, clip_grad_norm=1e9, warmup={
+    wild = {"type": "SGD", "lr": 1e30, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
+    recipe = tiny_recipe(optimizer=wild, clip_grad_norm=1e30, warmup={
         "epochs": 0, "min_iterations": 0, "bias_lr": 0.0, "momentum": 0.8})  # fmt: skip
     with pytest.raises(TrainingDivergedError, match="not a number"):
         train(tmp_path / "run", tiny_train, tiny_validation, recipe)
