@@ -12,6 +12,7 @@ from datasets_builders.corpus.catalogue import entry, is_corpus, names
 from datasets_builders.corpus.store import (
     CorpusManifest,
     corpus_folder,
+    discard_leftover,
     locked,
     open_corpus,
     quick_manifest,
@@ -96,6 +97,8 @@ def prepare_corpus(
         return PreparedCorpus(name, corpus_folder(name), found)
     plan, ignored = _plan(name, source)
     if not force and (ready := _up_to_date(name, plan, ignored)):
+        if work_folder(name).exists():
+            discard_leftover(name)
         return ready
     with locked(name):
         # Another process may have built it while this one waited.

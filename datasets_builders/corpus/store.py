@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,12 @@ def quick_manifest(name: str) -> CorpusManifest | None:
         return None
 
 
-@contextmanager
+def _lock_file(name: str) -> Path:
+    folder = corpus_folder(name)
+    return folder.with_name(f".{folder.name}.lock")
+
+
+@contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
     """Holds the lock of a corpus: one process builds it, the others wait.
 
@@ -128,7 +134,7 @@ def locked(name: str) -> Iterator[None]:
     folder = corpus_folder(name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = FileLock(_lock_file(name))
         try:
             acquired = lock.acquire(blocking=False)
         except Timeout:
@@ -141,6 +147,14 @@ def locked(name: str) -> Iterator[None]:
             f"Cannot write to {folder.parent}: {error.strerror or error}.\n"
             f"  Set {storage.HOME_VARIABLE} to a folder with room that you can write to."
         ) from error
+
+
+def discard_leftover(name: str) -> None:
+    """Removes what a build left that was killed after its last step, unless a build is under way."""
+    from filelock import FileLock, Timeout
+
+    with contextlib.suppress(Timeout, OSError), FileLock(_lock_file(name), blocking=False):
+        shutil.rmtree(work_folder(name))
 
 
 def open_corpus(manifest: CorpusManifest, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
