@@ -91,7 +91,7 @@ def _write_rows(
     card: DatasetCard, raw: Path | None, target: Path
 ) -> tuple[DetectionBuilder, dict[str, list[str]]]:
     """Runs the builder; returns it, with all that it noted, and the Arrow files of each split."""
-    with tempfile.TemporaryDirectory(dir=target, prefix="rows-") as scratch, _quiet_datasets():
+    with tempfile.TemporaryDirectory(dir=target, prefix="rows-") as scratch, quiet_datasets():
         # `datasets` keeps locks and folders of its own beside its output.
         builder = builder_class(card)(card, raw, cache_dir=Path(scratch) / "cache")
         output = Path(scratch) / "output"
@@ -202,7 +202,8 @@ def _mismatches(card: DatasetCard, manifest: Manifest) -> list[CountRow]:
 
 def _check_counts(card: DatasetCard, manifest: Manifest) -> None:
     lines = [
-        f"  {row.what.strip()}: published {row.published}, left out by rule {row.left_out}, found {row.found}"
+        f"  {row.what.strip()}: published {row.published}, found {row.found}"
+        + (f", left out by rule {row.left_out}" if row.left_out else "")
         for row in _mismatches(card, manifest)
     ]
     if lines:
@@ -216,7 +217,7 @@ def _check_counts(card: DatasetCard, manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_datasets() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """Switches off the progress bars of `datasets`: the builders have their own."""
     before = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()

@@ -215,11 +215,85 @@ def test_counts_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError) as caught:
         build(tmp_path, monkeypatch, [base.RawExample("x", png(), [ok])], expected=expected)
     text = str(caught.value)
-    assert "images: expected 2, found 1" in text
-    assert "a: expected 0, found 1" in text
-    assert "b: expected 1, found 0" in text
+    assert "images: published 2, found 1" in text
+    assert "a: published 0, found 1" in text
+    assert "b: published 1, found 0" in text
     assert "boxes" not in text
     assert not (tmp_path / "built").exists()
+
+
+def listed(tmp_path: Path) -> Listed:
+    return Listed(card(), tmp_path, tmp_path / "cache")
+
+
+def test_files_are_listed_sorted_and_without_leftovers(tmp_path: Path) -> None:
+    folder = tmp_path / "Ordner mit Umläuten"
+    folder.mkdir()
+    for name in ("b.JPG", "a.jpg", ".a.jpg", "Thumbs.db", "c.png", "É x.Jpg"):
+        (folder / name).touch()
+    (folder / "d.jpg").mkdir()
+    builder = listed(tmp_path)
+    found = builder.files(folder, ".jpg")
+    assert {stem: path.name for stem, path in found.items()} == {"a": "a.jpg", "b": "b.JPG", "É x": "É x.Jpg"}
+    assert list(found) == ["a", "b", "É x"]
+    assert builder.problems.found == []
+    (folder / "b.jpg").touch()
+    builder.files(folder, ".jpg")
+    assert builder.problems.found == [("two files of one name", "Ordner mit Umläuten/b.JPG and b.jpg")]
+
+
+def test_data_within_folders_is_located(tmp_path: Path) -> None:
+    builder = listed(tmp_path)
+    with pytest.raises(UserError, match="there is no folder"):
+        builder.locate(tmp_path, "images", "labels")
+    for name in ("deep/z/images", "deep/z/labels", "deep/b/images", "deep/b/labels", "a/images"):
+        (tmp_path / name).mkdir(parents=True)
+    assert builder.locate(tmp_path, "images", "labels") == tmp_path / "deep" / "b"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    assert builder.locate(tmp_path, "images", "labels") == tmp_path
+
+
+def test_file_names_that_are_not_text_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name in another encoding than the system's reads as surrogates, which no file format can store."""
+    with pytest.raises(UserError, match="file name that is not text") as caught:
+        build(tmp_path, monkeypatch, [base.RawExample("gr\udcfcn", png()), base.RawExample("fine", png())])
+    assert "gr\\udcfcn" in str(caught.value)
+
+
+def test_boxes_as_fractions_are_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = base.RawObject("a", (0.25, 0.5, 0.5, 0.5))
+    (row,) = build(tmp_path, monkeypatch, [base.RawExample("x", png(), [item], fractions=True)])
+    assert row["objects"]["bbox"] == [[2, 3, 4, 3]]
+
+
+def test_a_builders_own_rules_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mend(
+        self: Listed, image_id: str, example: base.RawExample, size: tuple[int, int]
+    ) -> base.RawExample | None:
+        assert size == (8, 6)
+        if image_id == "out":
+            self.cleaning.note("whole images", image_id, images=1)
+            return None
+        self.cleaning.note("boxes", image_id, boxes=["b"])
+        return replace(example, objects=example.objects[:1])
+
+    monkeypatch.setattr(Listed, "mend", mend)
+    two = [ok, ok]
+    examples = [base.RawExample("in", png(), two, part="p"), base.RawExample("out", png(), two, part="p")]
+    expected = registry.Counts(images=2, boxes=2, parts={"p": 2})
+    (row,) = build(tmp_path, monkeypatch, examples, expected=expected)
+    assert row["image_id"] == "in"
+    manifest = manifest_module.read_manifest(tmp_path / "built")
+    assert manifest is not None
+    assert manifest.cleaning == {
+        "whole images": {"count": 1, "examples": ["out"]},
+        "boxes": {"count": 1, "examples": ["in"]},
+    }
+    assert manifest.left_out == {"images": 1, "boxes": {"b": 1}}
+    unexplained = registry.Counts(images=3, boxes=2)
+    with pytest.raises(UserError, match="images: published 3, found 1, left out by rule 1"):
+        build(tmp_path, monkeypatch, examples, expected=unexplained)
 
 
 def test_builders_keep_their_own_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

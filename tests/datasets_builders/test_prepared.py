@@ -189,9 +189,33 @@ def test_an_incomplete_folder_is_refused(raw_folder: Path, monkeypatch: pytest.M
     card = registry.card("neu_det")
     counts = registry.Counts(images=37, boxes=72, per_class=dict.fromkeys(CLASSES, 12))
     monkeypatch.setattr(registry, "cards", lambda: {"neu_det": replace(card, expected=counts)})
-    with pytest.raises(UserError, match="images: expected 37, found 36"):
+    with pytest.raises(UserError, match="images: published 37, found 36"):
         prepared.prepare("neu_det", raw_folder)
     assert left_behind() == []
+
+
+def test_a_part_is_used_only_when_that_is_allowed_and_is_marked(
+    raw_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = registry.cards()
+    counts = registry.Counts(images=37, boxes=72, per_class=dict.fromkeys(CLASSES, 12))
+    monkeypatch.setattr(
+        registry, "cards", lambda: known | {"neu_det": replace(known["neu_det"], expected=counts)}
+    )
+    part = prepared.prepare("neu_det", raw_folder, partial=True)
+    assert part.manifest.partial
+    assert manifest.read_manifest(part.folder) == part.manifest
+    # Asked for again: with leave, it serves; without, it is compared with the owner again; unasked, it serves.
+    assert not prepared.prepare("neu_det", raw_folder, partial=True).built
+    assert not prepared.prepare("neu_det").built
+    with pytest.raises(UserError, match="images: published 37, found 36"):
+        prepared.prepare("neu_det", raw_folder)
+    # A damaged part is built again as a part.
+    (part.folder / part.manifest.shards["train"][0]).write_bytes(b"")
+    again = prepared.prepare("neu_det")
+    assert again.built
+    assert again.manifest.partial
+    assert again.manifest.fingerprint == part.manifest.fingerprint
 
 
 def test_a_failed_rebuild_keeps_what_was_there(raw_folder: Path) -> None:
