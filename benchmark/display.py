@@ -40,7 +40,9 @@ def show_plan(plan: Plan) -> None:
     recipe = plan.protocol.recipe(cell.backbone)
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
     each = plan.seconds_per_cell()
-    cost = f"about {duration(each)}" if each else "not measured yet"
+    cost = (
+        f"about {duration(each)} a cell on {plan.protocol.estimate.machine}" if each else "not measured yet"
+    )
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("protocol", f"[bold]{plan.protocol.id}[/] ({plan.reason}): {plan.protocol.title}")
     table.add_row("detector", f"{cell.detector} with {backbone_title(cell)}, mode [bold]{cell.mode}[/]")
@@ -51,7 +53,7 @@ def show_plan(plan: Plan) -> None:
     table.add_row(
         "recipe", f"{length}, batch {recipe.batch_size}, {recipe.image_size} px, {recipe.optimizer.type}"
     )
-    table.add_row("time", f"{cost} a cell on {plan.protocol.estimate.machine}")
+    table.add_row("time", cost)
     table.add_row("device", plan.device)
     table.add_row("records", str(plan.results))
     table.add_row("cache", str(storage.home()))

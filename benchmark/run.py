@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -100,6 +101,12 @@ def _quieten_libraries() -> None:
     # Deprecation notes of libraries to each other; what concerns the user is said by this package.
     warnings.filterwarnings("ignore", module=r"(mm\w+|torch|torchvision|timm|xdoctest)(\..*)?")
     logging.getLogger("mmengine").setLevel(logging.ERROR)
+    # mmdet prints, at every import, that an optional dataset source of its maker is not installed.
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        import benchmark.finetune  # noqa: F401
+    for line in said.getvalue().splitlines():
+        if "Could not import OneDL" not in line:
+            console.print(line)
 
 
 def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
@@ -109,7 +116,8 @@ def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
     from benchmark.training_hooks import TrainingDivergedError
 
     console.print(f"{number} [bold]{cell.title}[/]")
-    train = datasets_builders.load(cell.dataset, "train")
+    with console.status(f"  opening {cell.dataset} (generated on first use where it is procedural)"):
+        train = datasets_builders.load(cell.dataset, "train")
     validation = datasets_builders.load(cell.dataset, "validation")
     inputs = cell_identity(
         cell,
