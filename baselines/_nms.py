@@ -195,7 +195,8 @@ class _Axis:
             self.reach = touching
         rounding = 4 * np.finfo(np.float64).eps * np.abs(self.centre).max()
         self.reach = self.reach + _MARGIN * touching + rounding
-        self.cell_size = np.maximum(cell_size, span / (_MOST_CELLS - 1))
+        least_cell = max(span / (_MOST_CELLS - 1), float(np.finfo(np.float64).tiny))
+        self.cell_size = np.maximum(cell_size, least_cell)
 
     def levels(self, boxes: Integers) -> tuple[Integers, Integers]:
         """First level and number of levels of the sizes that can exceed the threshold with each box."""

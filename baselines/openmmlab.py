@@ -9,8 +9,8 @@ Call `activate()` before the first import of any of them:
 
 It only registers import hooks (no torch, no mm* package is imported by it), and each acts only where needed:
 
-* `mmcv._ext`, mmcv's extension module: a compiled one wins. Where there is none, `baselines._ops` stands in with
-  the operators of our detectors; any other raises NotImplementedError when called.
+* `mmcv._ext`, mmcv's extension module: a compiled one wins. Where there is none, `baselines._ops` stands in
+  with the operators of our detectors; any other raises NotImplementedError when called.
 * torchvision whose compiled operators do not load (a CPU build of torch beside torchvision's CUDA build): its
   import fails for want of two operator schemas. They are defined first, and `torchvision.ops.nms`, all that
   stands on it, and `torchvision.ops.roi_align` get working implementations. Matching builds are left alone.
