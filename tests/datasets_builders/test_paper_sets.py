@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image
 from datasets_builders import building, content, registry
 from datasets_builders.building import undecoded
 from datasets_builders.errors import UserError
-from datasets_builders.images import decode_mask
+from datasets_builders.images import decode_image, decode_mask
 from datasets_builders.manifest import Manifest
 
 WIDTH, HEIGHT = 40, 20
@@ -297,3 +299,80 @@ def test_fd_without_class_names_is_refused(tmp_path: Path, content: str) -> None
     text(raw / "data.yaml", content)
     with pytest.raises(UserError, match="no list of class names"):
         build(tmp_path, "fd", raw)
+
+
+def kinds(folder: Path) -> dict[str, tuple[int, int]]:
+    """One picture of every kind under the name of its kind; returns their sizes once decoded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(5)
+    rgb = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    alpha = rng.integers(0, 256, (HEIGHT, WIDTH, 1), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = rng.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "16 bit.png")
+    Image.fromarray(rgb).quantize(7).save(folder / "palette.png")
+    Image.fromarray(rgb).quantize(7).save(folder / "palette transparent.png", transparency=2)
+    Image.fromarray(rgb).save(folder / "EXIF turned.jpg", exif=exif, quality=95)
+    Image.fromarray(rgb[:, :, 0]).save(folder / "grey.jpg")
+    Image.fromarray(rgb[:, :, 0] > 99).save(folder / "one bit.png")
+    Image.fromarray(np.dstack([rgb, alpha])).save(folder / "RGBA.png")
+    Image.fromarray(np.dstack([rgb[:, :, :1], alpha])).save(folder / "grey with alpha.png")
+    Image.fromarray(rgb).convert("CMYK").save(folder / "CMYK.jpg")
+    Image.fromarray(rgb).save(folder / "图像 Ü.bmp")
+    sizes = {path.stem: (WIDTH, HEIGHT) for path in folder.iterdir()}
+    return sizes | {"EXIF turned": (HEIGHT, WIDTH)}
+
+
+def test_every_kind_of_picture_is_read_by_its_rule(tmp_path: Path) -> None:
+    """What Hugging Face's decoder makes of the stored bytes is what `decode_image` makes of the owner's file."""
+    raw = tmp_path / "raw"
+    sizes = kinds(raw / "images")
+    for stem in sizes:
+        text(raw / "labels" / f"{stem}.txt", "0 0.5 0.25 1.0 0.5\n")
+    manifest, stored = build(tmp_path, "casting_billet", raw)
+    assert {image_id: (row["width"], row["height"]) for image_id, row in stored.items()} == sizes
+    for split, shards in manifest.shards.items():
+        for row in building.read_split(tmp_path / "built", shards):
+            (path,) = (raw / "images").glob(f"{row['image_id']}.*")
+            expected = decode_image(path.read_bytes())
+            assert row["image"].mode == "RGB"
+            np.testing.assert_array_equal(np.asarray(row["image"]), expected, err_msg=f"{split} {path.name}")
+            width, height = sizes[path.stem]
+            assert expected.shape == (height, width, 3)
+            assert row["objects"]["bbox"] == [[0, 0, width, height / 2]]
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that says to be `side` x `side` pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("place", ["images", "mask"])
+@pytest.mark.parametrize(
+    "data", [bomb(60_000), bomb(9_000), b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 40], ids=len
+)
+def test_hostile_pictures_are_named(tmp_path: Path, place: str, data: bytes) -> None:
+    raw = billet(tmp_path / "raw")
+    (raw / "images" / "Çast Billet_2.jpg").rename(raw / "images" / "Çast Billet_2.png")
+    (raw / place / "Çast Billet_2.png").write_bytes(data)
+    with pytest.raises(UserError, match=r"unreadable (image|mask): Çast Billet_2"):
+        build(tmp_path, "casting_billet", raw)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_links_out_of_the_raw_folder_are_only_read(tmp_path: Path) -> None:
+    """A folder of the user's own may hold links to pictures; nothing is ever written through them."""
+    raw = billet(tmp_path / "raw")
+    outside = tmp_path / "outside.jpg"
+    (raw / "images" / "Çast Billet_4.jpg").rename(outside)
+    (raw / "images" / "Çast Billet_4.jpg").symlink_to(outside)
+    before = outside.read_bytes()
+    _, rows = build(tmp_path, "casting_billet", raw)
+    assert rows["Çast Billet_4"]["image"]["bytes"] == before == outside.read_bytes()
