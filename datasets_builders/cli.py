@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,12 +175,8 @@ def push(
     """Publish a dataset on the Hugging Face Hub, with a card; go on where an earlier push was interrupted."""
     from dataclasses import asdict
 
-    from huggingface_hub.utils import disable_progress_bars
-
     from datasets_builders import hub_push
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     done = hub_push.push(name, repo, private, have_rights, lambda plan: typer.echo(plan, err=True))
     if as_json:
         sys.stdout.write(json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n")
@@ -272,6 +269,9 @@ def main() -> None:
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
+    if not sys.stderr.isatty():
+        # Read by the Hub's client when it is imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(prog_name="python -m datasets_builders")
     except UserError as error:

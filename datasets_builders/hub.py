@@ -32,6 +32,9 @@ T = TypeVar("T")
 # these: asking for and creating a repository, commits, and downloads that fail after they began.
 WAITS: tuple[float, ...] = (1, 2, 4, 8)
 LONGEST_WAIT = 300.0
+# What the client library raises when a request fails: errors of its own and of its HTTP library, of uploads
+# (RuntimeError), and of answers that make no sense (ValueError).
+ERRORS = (httpx2.HTTPError, OSError, RuntimeError, ValueError)
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 CONFLICT_STATUS = frozenset({409, 412})
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
@@ -86,10 +89,10 @@ def patiently(call: Callable[[], T], what: str) -> T:
     for wait in WAITS:
         try:
             return call()
-        except Exception as error:
+        except ERRORS as error:
             if not passes(error):
                 raise
-            seconds = max(wait, _asked_wait(error))
+            seconds = max(wait, asked_wait(error))
             logger.warning("%s: %s. Trying again in %g s.", what, brief(error), seconds)
             time.sleep(seconds)
     return call()
@@ -120,10 +123,15 @@ def passes(error: BaseException) -> bool:
         return status in PASSING_STATUS
     # What arrived is shorter than announced: the client library says so with a plain OSError.
     cut_short = isinstance(error, OSError) and "Consistency check failed" in str(error)
-    return cut_short or any(isinstance(found, httpx2.TransportError) for found in _causes(error))
+    return cut_short or _is_broken_connection(error)
 
 
-def _asked_wait(error: BaseException) -> float:
+def _is_broken_connection(error: BaseException) -> bool:
+    return any(isinstance(found, httpx2.TransportError) for found in _causes(error))
+
+
+def asked_wait(error: BaseException) -> float:
+    """Returns the seconds that the Hub asks to wait, else 0."""
     for found in _causes(error):
         if isinstance(found, HfHubHTTPError) and found.response is not None:
             asked = found.response.headers.get("Retry-After", "")
@@ -173,6 +181,8 @@ def explain(error: BaseException, repo: str, doing: str, instead: str) -> UserEr
             str(error).strip().splitlines()[-1] if status not in PASSING_STATUS else "even after waiting"
         )
         reason = f"{brief(error)} ({message})"
-    else:
+    elif isinstance(error, LocalEntryNotFoundError) or _is_broken_connection(error):
         reason = f"cannot reach {where} ({brief(error)})"
+    else:
+        reason = brief(error)
     return UserError(f"Could not {doing}: {reason}.\n{instead}")

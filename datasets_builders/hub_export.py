@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from datasets_builders import prepared
+from datasets_builders.building import quiet_datasets
 from datasets_builders.contact_sheet import contact_sheet
 from datasets_builders.hub_card import DEFAULT_CONFIG, SAMPLE, SAMPLE_IMAGES, page
 from datasets_builders.manifest import DamagedError, Manifest, check_content, read_manifest, write_manifest
@@ -35,7 +36,7 @@ def export(card: DatasetCard, built: Manifest, repo: str, folder: Path) -> None:
             return
     except (DamagedError, OSError) as error:
         logger.warning("Exporting %s again: %s", card.name, error)
-    with atomic_folder(folder) as target:
+    with atomic_folder(folder) as target, quiet_datasets():
         infos, shards, counts = {}, {}, {}
         for config in (DEFAULT_CONFIG, *built.subsets):
             loaded = card.name if config == DEFAULT_CONFIG else f"{card.name}/{config}"

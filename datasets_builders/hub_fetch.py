@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from datasets_builders import building, hub, storage
+from datasets_builders.base import ROUNDING_PIXELS
 from datasets_builders.errors import UserError
 from datasets_builders.images import ImageError, decode_mask, plain_bytes
 from datasets_builders.manifest import MANIFEST, DamagedError, Manifest, read_manifest, write_manifest
@@ -64,7 +65,7 @@ def fetch(card: DatasetCard, source: HubSource, folder: Path) -> Manifest:
         raise
     except DamagedError as error:
         raise UserError(f"{source}: {error}.\n{instead}") from error
-    except Exception as error:
+    except hub.ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             # Of the disk, not of the network.
             raise
@@ -85,7 +86,7 @@ def is_from(manifest: Manifest, card: DatasetCard, source: HubSource) -> bool:
         return False
     try:
         return bool(fetched["commit"] == _commit_of(source))
-    except Exception as error:
+    except hub.ERRORS as error:
         raise hub.explain(error, source.repo, f"look up {source}", _instead(card, source)) from error
 
 
@@ -151,7 +152,9 @@ class _Download:
                 f"one installed: it may differ from what this version builds.\n"
                 + _instead(self.card, self.source)
             )
-        names = [path for split in SPLITS for path in published.shards.get(split, [])]
+        names = [path for paths in published.shards.values() for path in paths]
+        if set(published.shards) != set(SPLITS):
+            raise DamagedError(f"{MANIFEST} has not the splits {', '.join(SPLITS)}")
         if any(not SHARD_PATH.fullmatch(name) or name not in published.files for name in names):
             raise DamagedError(f"{MANIFEST} names files that no push writes")
         return published
@@ -320,6 +323,9 @@ def _check_row(row: dict[str, Any], card: DatasetCard) -> None:
         if box is None or any(value is None for value in box):
             raise _RowError(f"{where}: a box is incomplete")
         x, y, width, height = box
-        inside = x >= 0 and y >= 0 and x + width <= size[0] + 1e-3 and y + height <= size[1] + 1e-3
-        if not (inside and width > 0 and height > 0):
+        right, bottom = size[0] + ROUNDING_PIXELS, size[1] + ROUNDING_PIXELS
+        # Written so that it also refuses NaN.
+        if not (
+            x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= right and y + height <= bottom
+        ):
             raise _RowError(f"{where}: the box {box} is not inside the image")

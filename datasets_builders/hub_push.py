@@ -138,7 +138,7 @@ def push(
             done = _Publication(card, repo, private, folder, say).publish()
         except UserError:
             raise
-        except Exception as error:
+        except hub.ERRORS as error:
             again = f"  Nothing half is visible there. To go on, without sending anything twice: {command}"
             raise hub.explain(error, repo, f"publish {name}", again) from error
         shutil.rmtree(folder)
@@ -266,11 +266,12 @@ class _Publication:
                     repo_type="dataset",
                     parent_commit=remote.info.sha,
                 ).oid
-            except Exception as error:
+            except hub.ERRORS as error:
                 moved = hub.status_of(error) in hub.CONFLICT_STATUS
                 wait = next(waits, None)
                 if wait is None or not (moved or hub.passes(error)):
                     raise
+                wait = max(wait, hub.asked_wait(error))
                 reason = "someone else changed the repository" if moved else hub.brief(error)
                 logger.warning("Publishing %s: %s. Looking again in %g s.", self.card.name, reason, wait)
                 time.sleep(wait)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -375,17 +376,35 @@ def test_two_machines_push_at_once(hub: HubServer, local: Path, built_home: Path
     other = tmp_path / "other"
     shutil.copytree(built_home, other)
     environment = hub.client_environment(TOKEN, tmp_path / "hf") | {SHARD_VARIABLE: "30000"}
-    gate = hub.hold("POST", "/commit/", after=0)
-    arguments = ["push", "neu_det", "--repo", REPO]
-    processes = [start(arguments, environment, home) for home in (local, other)]
-    # One has looked at the repository and waits with its commit; now the other overtakes it, or is next.
+    # One stops with its commit on the way, after it has looked at the repository; the other overtakes it.
+    gate = hub.hold("POST", "/commit/")
+    running = [start(["push", "neu_det", "--repo", REPO], environment, home) for home in (local, other)]
     gate.wait_until_reached()
+    while all(process.poll() is None for process in running):
+        time.sleep(0.1)
     gate.open()
-    for process in processes:
+    for process in running:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert [logged.status for logged in hub.requests("POST", "/commit/")].count(412) == 1
+    assert published_whole(hub)
+    assert len(history(hub)) == 2, "the second found everything there"
+
+
+@pytest.mark.slow
+def test_two_processes_push_at_once(hub: HubServer, local: Path, tmp_path: Path) -> None:
+    environment = hub.client_environment(TOKEN, tmp_path / "hf")
+    gate = hub.hold("POST", "/commit/")
+    first = start(["push", "neu_det", "--repo", REPO], environment, local)
+    gate.wait_until_reached()
+    second = start(["push", "neu_det", "--repo", REPO], environment, local)
+    gate.open()
+    for process in (first, second):
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert published_whole(hub)
-    assert len(history(hub)) == 2, "the second found everything there"
+    assert len(history(hub)) == 2
+    assert sent_once(hub)
 
 
 @pytest.mark.slow

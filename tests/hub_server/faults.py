@@ -6,7 +6,7 @@ import dataclasses
 import re
 import threading
 
-WAIT_SECONDS = 120
+WAIT_SECONDS = 500
 
 
 class Gate:
