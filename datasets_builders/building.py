@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import datasets
 
-from datasets_builders.archives import is_archive, unpacked
+from datasets_builders.archives import TAR_SUFFIXES, ZIP_SUFFIXES, is_archive, unpacked
 from datasets_builders.base import DetectionBuilder
 from datasets_builders.content import dataset_fingerprint, example_digest, subset_order
 from datasets_builders.errors import UserError
@@ -80,9 +80,14 @@ def build(card: DatasetCard, raw: Path | None, folder: Path, partial: bool = Fal
 @contextlib.contextmanager
 def _raw_folder(raw: Path | None, target: Path) -> Iterator[Path | None]:
     """Gives the raw folder; an archive is unpacked for the time of the build."""
-    if raw is None or not (raw.is_file() and is_archive(raw)):
+    if raw is None or not raw.is_file():
         yield raw
         return
+    if not is_archive(raw):
+        kinds = ", ".join(ZIP_SUFFIXES + TAR_SUFFIXES)
+        raise UserError(
+            f"{raw} is neither a folder nor one of {kinds}: unpack it, and give the folder as --raw."
+        )
     with unpacked(raw, target) as folder:
         yield folder
 

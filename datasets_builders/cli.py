@@ -86,12 +86,15 @@ def list_datasets(
             str(len(fact["classes"]) or "–"),
             *counts,
             fact["licence"],
-            fact["origin"],
+            fact["origin"] + ("" if fact.get("layout_seen", True) else "*"),
             ready,
         )
     console = Console()
     console.print(table)
     console.print("on use: built by the first command that needs it; no: see prepare --help", style="dim")
+    console.print(
+        "*: read by a published description; no file of the owner was at hand for the tests", style="dim"
+    )
 
 
 @app.command()
@@ -260,6 +263,46 @@ def export(
     for split, images in done.images.items():
         Console().print(f"{split}: {images} images, {done.boxes[split]} boxes", highlight=False)
     Console().print(f"wrote {done.folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    names: Annotated[
+        list[str], typer.Argument(help="A corpus and the datasets to compare it with, or a dataset.")
+    ],
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Write the corpus without the images that match.")
+    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Name of that corpus; NAME-audited by default.", show_default=False),
+    ] = None,
+    overlaps: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also find images that show parts of each other; slower, and the default for a single dataset.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for audit.json and sheets; audit-NAMES here by default.", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one a core by default.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Find images of a corpus that are copies of, or cut from, images of datasets.
+
+    With one dataset alone: images of its own that are, above all across train and validation. Exact copies,
+    and copies that were mirrored, turned by 90 degrees, rescaled, re-encoded, or cut to 60 % or more.
+    """
+    from datasets_builders.audit import command
+
+    command.run(names, report, drop, out, as_json, workers, overlaps)
 
 
 def main() -> None:

@@ -161,6 +161,12 @@ def test_an_archive_gives_what_the_folder_gives(tmp_path: Path, wrap: str) -> No
     assert {path.name for path in (tmp_path / "built").iterdir()} == {*from_archive.files, "manifest.json"}
 
 
+def test_other_files_than_archives_are_to_be_unpacked_first(tmp_path: Path) -> None:
+    (tmp_path / "FD_Dataset.7z").write_bytes(b"7z")
+    with pytest.raises(UserError, match=r"FD_Dataset\.7z is neither a folder nor one of \.zip.*unpack it"):
+        build(tmp_path, "fd", tmp_path / "FD_Dataset.7z")
+
+
 def gc10(raw: Path) -> Path:
     boxes = {
         "img_01_111_00001": [("1_chongkong", (1, 2, 11, 12)), ("1_chongkong", (1, 2, 11, 12))],
