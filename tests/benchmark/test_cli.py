@@ -45,12 +45,12 @@ def test_lists_are_typed_as_people_type_them(typed: str, meant: str) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["run", "--help"]])
 def test_help_and_list_import_nothing_heavy(words: list[str]) -> None:
     script = (
-        "import sys; sys.argv = ['benchmark', *{words!r}]\n"
+        f"import sys; sys.argv = ['benchmark', *{words!r}]\n"
         "from benchmark.__main__ import main\n"
         "try: main()\n"
         "except SystemExit as leaving: assert not leaving.code, leaving.code\n"
-        "print('LOADED', [m for m in {heavy!r} if m in sys.modules])"
-    ).format(words=words, heavy=HEAVY)
+        f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )
