@@ -16,6 +16,7 @@ from datasets_builders.images import ImageError, decode_mask
 from datasets_builders.raw_formats import FormatError, read_yolo
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+MASK_FOLDERS = ("mask", "masks")
 WITH, WITHOUT = "with defects", "without defects"
 
 
@@ -27,7 +28,8 @@ class CastingBillet(DetectionBuilder):
         root = self.locate(raw, "images", "labels")
         images = self.files(root / "images", *IMAGE_SUFFIXES)
         labels = self.files(root / "labels", ".txt")
-        masks = self.files(root / "mask", ".png") if (root / "mask").is_dir() else {}
+        folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
+        masks = self.files(folder, ".png") if folder else {}
         labels.pop("classes", None)  # the list of class names that labelling tools leave there
         for kind, others in (("label", labels), ("mask", masks)):
             for stem in sorted(others.keys() - images.keys()):

@@ -65,8 +65,11 @@ class Fd(DetectionBuilder):
         try:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
             names = content["names"]
-            pairs = names.items() if isinstance(names, dict) else enumerate(names)
-            return {int(index): self._canonical(str(name)) for index, name in pairs}
+            pairs = dict(names.items() if isinstance(names, dict) else enumerate(names))
+            # Never turned into text before: nested aliases would expand without end.
+            if not all(isinstance(value, int | str) for pair in pairs.items() for value in pair):
+                raise TypeError("names must be a list of texts, or numbers with texts")
+            return {int(index): self._canonical(str(name)) for index, name in pairs.items()}
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
             self.problems.add("no list of class names", f"data.yaml: {type(error).__name__} {error}")
             return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 from test_paper_sets import build, text
 
 from datasets_builders import registry
-from datasets_builders.bsdata import draw
+from datasets_builders.bsdata import draw, group
+from datasets_builders.content import hash_split
 from datasets_builders.cr7_det import original_part
 from datasets_builders.errors import UserError
 from datasets_builders.images import decode_image, decode_mask
@@ -300,6 +302,24 @@ def test_bsdata_samples_and_the_whole_index(tmp_path: Path, raw_data: Path) -> N
     assert expected is not None
     assert len(entries) == expected.images
     assert sum(entry["annotations"] is not None for entry in entries) == expected.parts["with outlines"]
+    # Every image that the index names, placed by its own name alone.
+    placed: Counter[tuple[str, bool]] = Counter()
+    left_out = 0
+    for entry in entries:
+        stem, annotated = Path(entry["filename"]).stem, entry["annotations"] is not None
+        place, time = stem[16:26], stem[3:15]
+        pitted = [e["filename"][3:15] for e in entries if e["annotations"] and e["filename"][16:26] == place]
+        if stem.startswith("01_") and not annotated and pitted and time > min(pitted):
+            left_out += 1
+        else:
+            placed[hash_split("bsdata", group(stem), 0.8), annotated] += 1
+    assert left_out == 28
+    assert placed == {
+        ("train", False): 553,
+        ("train", True): 288,
+        ("validation", False): 129,
+        ("validation", True): 106,
+    }
     official = [entry for entry in entries if entry["train_test_split"]]
     assert len(official) == registry.card("bsdata_official").expected.images  # type: ignore[union-attr]
 
