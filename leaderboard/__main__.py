@@ -11,7 +11,9 @@ from pathlib import Path
 def main() -> None:
     """Starts the server; Ctrl-C stops it."""
     if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
-        print("Usage: python -m leaderboard [RESULTS]\n\nServes the board of a results folder on localhost:8501.")
+        print(
+            "Usage: python -m leaderboard [RESULTS]\n\nServes the board of a results folder on localhost:8501."
+        )
         sys.exit(0 if len(sys.argv) == 2 else 2)
     environment = dict(os.environ)
     if len(sys.argv) == 2:

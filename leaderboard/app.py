@@ -13,7 +13,9 @@ from leaderboard.data import measured_rows, reported_rows
 RESULTS_VARIABLE = "AGSSP_BENCH_RESULTS"
 
 _COLUMNS = {
-    "map50": st.column_config.NumberColumn("mAP@.5", format="%.1f", help="Percent, last epoch, mean over seeds"),
+    "map50": st.column_config.NumberColumn(
+        "mAP@.5", format="%.1f", help="Percent, last epoch, mean over seeds"
+    ),
     "map50_error": st.column_config.NumberColumn("±", format="%.1f", help="Standard error over seeds"),
     "map50_95": st.column_config.NumberColumn("mAP@.5:.95", format="%.1f"),
     "map50_95_error": st.column_config.NumberColumn("± ", format="%.1f"),
@@ -33,12 +35,16 @@ def main() -> None:
     """Draws the page."""
     st.set_page_config(page_title="AGSSP-Bench", layout="wide")
     st.title("AGSSP-Bench")
-    st.write("Which pretraining makes a surface-defect detector better, by how much, and can you trust the number?")
+    st.write(
+        "Which pretraining makes a surface-defect detector better, by how much, and can you trust the number?"
+    )
     results = Path(os.environ.get(RESULTS_VARIABLE, "results"))
     measured = measured_rows(results)
     st.header("Measured")
     if measured.rows.empty:
-        st.info(f"No records in `{results}` yet. Make one: `python -m benchmark run --backbone swin --mode scratch`")
+        st.info(
+            f"No records in `{results}` yet. Make one: `python -m benchmark run --backbone swin --mode scratch`"
+        )
     else:
         st.write("Each row is recomputable from the detections stored with its records.")
         shown = _filtered(measured.rows, ("protocol", "dataset", "backbone", "mode"), "measured")
