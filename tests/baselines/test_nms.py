@@ -159,6 +159,33 @@ def test_large_sets_keep_what_a_plain_sweep_keeps(kind: str, threshold: float, o
         assert np.array_equal(_nms.greedy_keep(boxes, threshold, offset), expected)
 
 
+@pytest.mark.parametrize("threshold", [0.06, 0.3, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("margin", [1e-4, 0.02])
+def test_partners_at_the_farthest_place_are_found(threshold: float, margin: float) -> None:
+    """Pairs just above the threshold, their centres as far apart as such pairs can be, in every constellation."""
+    rng = np.random.default_rng(11)
+    count = 1500
+    size = np.exp(rng.uniform(-3, 8, (count, 2)))
+    place = (np.arange(count)[:, None] % [37, 41]) * 2e5 + rng.uniform(0, 1e4, (count, 2))
+    wanted = threshold * (1 + margin)
+    first = np.hstack([place, place + size]).astype(np.float64)
+    second = first.copy()
+    rows, axis, end = np.arange(count), rng.integers(0, 2, count), rng.integers(0, 2, count)
+    length = size[rows, axis]
+    # Either a shift of an equal box by s, (w - s) / (w + s) = IoU, or a longer box that ends where the first does.
+    shift = length * (1 - wanted) / (1 + wanted) * np.where(end, 1, -1)
+    longer = rng.random(count) < 0.5
+    for corner in (0, 2):
+        second[rows, axis + corner] += np.where(longer, 0, shift)
+    second[rows, axis + 2 * end] += np.where(longer, length * (1 / wanted - 1) * np.where(end, 1, -1), 0)
+    swapped = rng.random(count) < 0.5
+    boxes = np.vstack([np.where(swapped[:, None], second, first), np.where(swapped[:, None], first, second)])
+    with mock.patch.multiple(_nms, _BLOCK=128, _DENSE_GAIN=0):
+        keep = _nms.greedy_keep(boxes, threshold, 0)
+    assert keep[:count].all()
+    assert not keep[count:].any()
+
+
 @pytest.fixture(scope="module")
 def compiled(raw_data: Path) -> dict[str, np.ndarray]:
     with np.load(raw_data / "compiled_ops_reference.npz", allow_pickle=False) as stored:
