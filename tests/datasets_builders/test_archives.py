@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets_builders import archives
@@ -166,3 +167,29 @@ def test_encrypted_zips_are_named(tmp_path: Path) -> None:
         data[data.index(signature) + offset] |= 1
     archive.write_bytes(data)
     assert_refused(archive, tmp_path, "encrypted")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_any_damage_ends_in_contents_or_a_refusal(tmp_path: Path, kind: str) -> None:
+    """Random bytes in random places: never another exception, never a file outside."""
+    make = zip_file if kind == "zip" else tar_file
+    whole = make(tmp_path / f"whole.{kind}", NAMES | {"c/d.bin": bytes(range(256)) * 8}).read_bytes()
+    random = np.random.default_rng(3)
+    refused = 0
+    archive, scratch = tmp_path / f"x.{kind}", tmp_path / "scratch"
+    scratch.mkdir()
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 8)):
+            data[place] = random.integers(0, 256)
+        archive.write_bytes(data)
+        try:
+            with archives.unpacked(archive, scratch):
+                pass
+        except UserError:
+            refused += 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            ["scratch", archive.name, f"whole.{kind}"]
+        )
+        assert list(scratch.iterdir()) == []
+    assert refused > 30

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datasets_builders.raw_formats import FormatError, read_yolo
 from datasets_builders.raw_json import read_coco, read_labelme
@@ -124,3 +127,39 @@ def test_broken_yolo_is_refused_with_a_reason(tmp_path: Path, data: bytes, reaso
     path.write_bytes(data)
     with pytest.raises(FormatError, match=reason):
         read_yolo(path, {0: "a"})
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_json_of_any_shape_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    """Any value in any place: never another exception."""
+    content = data.draw(st.sampled_from([labelme(), coco()]))
+    content = json.loads(json.dumps(content))
+    spot: Any = content
+    while True:
+        key = data.draw(st.sampled_from(sorted(spot) if isinstance(spot, dict) else range(len(spot))))
+        if not isinstance(spot[key], dict | list) or not spot[key] or data.draw(st.booleans()):
+            spot[key] = data.draw(anything)
+            break
+        spot = spot[key]
+    path = write(tmp_path, content)
+    for read in (read_labelme, read_coco):
+        with contextlib.suppress(FormatError):
+            assert read(path) is not None
+
+
+@given(st.binary(max_size=60) | st.text(alphabet="0123456789. -einf\n", max_size=60).map(str.encode))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_text_of_any_kind_is_read_or_refused_as_yolo(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(data)
+    with contextlib.suppress(FormatError):
+        found = read_yolo(path, {0: "a"})
+        assert len(found) == sum(bool(line.strip()) for line in data.decode("utf-8-sig").splitlines())
