@@ -140,7 +140,7 @@ def prepare(
         raise UserError("--raw and --hub are the source of one dataset: prepare them one by one.")
     numbers = (images, categories, seed, workers)
     for name in names:
-        if is_corpus(name):
+        if is_corpus(name) or name.startswith("corpus"):
             if partial or hub is not None:
                 raise UserError(f"{name} is a corpus: it takes neither --partial nor --hub.")
             _prepare_corpus(name, raw, force, *numbers)
@@ -196,7 +196,8 @@ def _print_prepared(done: Prepared) -> None:
     owner = registry.card(card.dataset)
     manifest = done.manifest
     console = Console()
-    table = Table(title=f"{owner.name}: {'built' if done.built else 'was ready'}", title_justify="left")
+    how = "fetched" if manifest.source.get("hub") else "built"
+    table = Table(title=f"{owner.name}: {how if done.built else 'was ready'}", title_justify="left")
     known = owner.expected is not None
     for column in ("", *(("published", "left out") if known else ()), "found"):
         table.add_column(column, justify="right" if column else "left")

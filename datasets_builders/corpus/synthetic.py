@@ -178,16 +178,12 @@ def renderer_key() -> str:
 class SyntheticJob:
     """A shard of a procedural corpus: images `start` to `stop` - 1."""
 
+    name: str
     params: Parameters
     start: int
     stop: int
     source: str = NAME
     licence: str = LICENCE
-
-    @property
-    def name(self) -> str:
-        """File name of the shard without suffix."""
-        return f"synthetic-{self.start // SHARD_IMAGES:05d}"
 
     @property
     def key(self) -> str:
@@ -251,5 +247,6 @@ class SyntheticPlan:
 
     def jobs(self) -> Iterator[SyntheticJob]:
         """Yields the shards in order."""
-        for start in range(0, self.params.images, SHARD_IMAGES):
-            yield SyntheticJob(self.params, start, min(start + SHARD_IMAGES, self.params.images))
+        for number, start in enumerate(range(0, self.params.images, SHARD_IMAGES)):
+            stop = min(start + SHARD_IMAGES, self.params.images)
+            yield SyntheticJob(f"synthetic-{number:05d}", self.params, start, stop)

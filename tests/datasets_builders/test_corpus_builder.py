@@ -8,6 +8,8 @@ import random
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -397,3 +399,32 @@ def test_small_real_corpus(raw_data: Path) -> None:
     assert len(names) == 17
     counts = Counter(names[category] for category in corpus["category"])
     assert (counts["silk_spot"], counts["red_iron"], counts["rolled_pit"]) == (650, 397, 31)
+
+
+PEAK = """
+import resource, sys
+from datasets_builders.corpus import prepare_corpus
+done = prepare_corpus("corpus", sys.argv[1], workers=1)
+print(done.manifest.images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak in KiB")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.jpg", quality=95)
+    size = (tmp_path / "one.jpg").stat().st_size
+    peaks = {}
+    for images in (300, 3000):
+        folder = tmp_path / str(images) / "pipeData"
+        folder.mkdir(parents=True)
+        for number in range(images):
+            (folder / f"{number}.jpg").hardlink_to(tmp_path / "one.jpg")
+        environment = os.environ | {"AGSSP_BENCH_HOME": str(tmp_path / f"home-{images}")}
+        command = [sys.executable, "-c", PEAK, str(folder.parent)]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        found, peak = (int(word) for word in said.split())
+        assert found == images
+        peaks[images] = peak * 1024
+    assert peaks[3000] - peaks[300] < 0.25 * 2700 * size, "the images pile up in memory"
