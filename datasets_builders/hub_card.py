@@ -22,8 +22,9 @@ from datasets_builders.schema import SPLITS
 LICENCES = Path(__file__).with_name("licences.yaml")
 TEMPLATE = Path(__file__).with_name("hub_card.md")
 SAMPLE = "sample.png"
-SAMPLE_IMAGES = 12
+SAMPLE_IMAGES = 15
 DEFAULT_CONFIG = "default"
+NOT_STATED = "not stated"
 MASKS = {
     "none": "There are no masks: `mask` is empty.",
     "binary": "`mask` is an 8-bit PNG of the image's size, 255 where there is a defect, or empty.",
@@ -100,8 +101,8 @@ def _metadata(
     size = next((label for limit, label in SIZES if manifest.images < limit), "n>1M")
     return {
         "pretty_name": card.title,
-        "license": licence or ("unknown" if card.licence == "not stated" else "other"),
-        **({} if licence or card.licence == "not stated" else {"license_name": card.licence}),
+        "license": licence or ("unknown" if card.licence == NOT_STATED else "other"),
+        **({} if licence or card.licence == NOT_STATED else {"license_name": card.licence}),
         "task_categories": ["object-detection"],
         "tags": ["surface-defects", "industrial-inspection", "agssp-bench"],
         "size_categories": [size],
@@ -160,8 +161,9 @@ def _faults(manifest: Manifest) -> str:
 
 def _licence_text(card: DatasetCard) -> str:
     if hub_licence(card.licence):
-        return f"{card.licence}, as stated by its owner at {card.homepage}."
+        return f"{card.licence}, as stated by its owner ({card.homepage})."
+    stated = "states no licence" if card.licence == NOT_STATED else f"states: {card.licence}"
     return (
-        f"As its owner states it: {card.licence} ({card.homepage}). Whoever published this copy declared to have "
-        "the rights to do so; that gives you none. Ask the owner before you use it for more than looking."
+        f"Its owner {stated} ({card.homepage}). Whoever published this copy declared to have the rights to do so; "
+        "that gives you none. Ask the owner before you use it for more than looking."
     )

@@ -71,7 +71,9 @@ def fetch(card: DatasetCard, source: HubSource, folder: Path) -> Manifest:
             raise
         raise hub.explain(error, source.repo, f"download {card.name} from {source}", instead) from error
     manifest = _build(card, source, commit, staging, published, folder)
-    shutil.rmtree(staging)
+    # Together with what earlier calls left of other commits.
+    for leftover in staging.parent.glob(staging.name.replace(commit, "*")):
+        shutil.rmtree(leftover)
     return manifest
 
 

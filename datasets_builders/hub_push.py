@@ -42,6 +42,7 @@ class Plan:
         new: Whether the repository must be created.
         licence: The licence as stated.
         upload: Path in the repository -> bytes, of what is not visible there yet.
+        bytes: Their size; files with the same content count, and are sent, once.
         unchanged: Number of files that are there already.
         delete: Paths of an earlier version that are removed.
     """
@@ -52,6 +53,7 @@ class Plan:
     new: bool
     licence: str
     upload: dict[str, int]
+    bytes: int
     unchanged: int
     delete: list[str]
 
@@ -62,9 +64,8 @@ class Plan:
         lines = [f"Publishing {self.name}, licence: {self.licence}, to {place}"]
         lines += [f"  upload {path}, {size:,} bytes" for path, size in self.upload.items()]
         lines += [f"  delete {path}" for path in self.delete]
-        total = sum(self.upload.values())
         lines.append(
-            f"  together {len(self.upload)} files, {total:,} bytes; {self.unchanged} are there already"
+            f"  together {len(self.upload)} files, {self.bytes:,} bytes; {self.unchanged} are there already"
         )
         return "\n".join(lines)
 
@@ -180,7 +181,7 @@ class _Publication:
             commit=commit,
             changed=bool(first.upload or first.delete),
             files=len(first.upload),
-            bytes=sum(first.upload.values()),
+            bytes=first.bytes,
         )
 
     def _create(self) -> None:
@@ -239,6 +240,7 @@ class _Publication:
             new=remote is None,
             licence=self.card.licence,
             upload=upload,
+            bytes=sum({file_sha256(self.folder / path): size for path, size in upload.items()}.values()),
             unchanged=len(self.paths) - len(upload),
             delete=sorted((earlier.keys() - set(self.paths)) & visible.keys()),
         )
