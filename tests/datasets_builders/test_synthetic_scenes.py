@@ -25,7 +25,7 @@ from datasets_builders.synthetic.surfaces import BRIGHTEST, DARKEST, photograph,
 NAMES = ("casting_billet_synthetic", "gc10_synthetic", "steel_pipe_synthetic")
 
 GOLDEN = {
-    "casting_billet_synthetic": "a91b7455f56e0f2f885780f3b990e992b681cec4b5ba0434491cc6579a2c967b",
+    "casting_billet_synthetic": "e9ff2aee0bc72e70e8e4a9fda3c78a519503e47f0afc3b7e1fe34005d111593e",
     "gc10_synthetic": "9d249502a4749e8b979c9dae9e615347bf0ee30150c58fc940742327f31a9a4b",
     "steel_pipe_synthetic": "b994b6be84912d46fab93f092627841e0f29e5d9a7d8b1ba4c3f984c35886ff2",
 }
