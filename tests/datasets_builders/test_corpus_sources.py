@@ -90,3 +90,15 @@ def test_bad_own_sources_are_refused(tmp_path: Path, text: str, reason: str) -> 
     with pytest.raises(UserError, match=r"sources\.yaml") as caught:
         own_sources(tmp_path)
     assert reason in str(caught.value)
+
+
+def test_the_documentation_has_every_source() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf-8")
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| `")}
+    for name, source in known_sources().items():
+        line = lines[f"`{name}`"]
+        assert f"| {source.expected_images} |" in line
+        if source.group != "private":
+            assert f"| {source.licence} |" in line
+            assert ("not yet seen in the wild" in line) != source.seen_in_the_wild
+        assert ("(assumed)" in line) == (source.categories_from == "assumed")
