@@ -49,8 +49,10 @@ def near_duplicate_groups(ids: Sequence[str], thumbnails: Sequence[np.ndarray]) 
     for mirrored in (flat, flat[:, ::-1], flat[:, :, ::-1], flat[:, ::-1, ::-1]):
         left = mirrored.reshape(len(ids), SIDE * SIDE)
         for start in range(0, len(ids), _BLOCK):
-            for row, column in np.argwhere(left[start : start + _BLOCK] @ right >= THRESHOLD):
-                alike[ids[row + start]].add(ids[column])
+            # Likeness under a mirror is mutual: what comes before the block was compared already.
+            found = np.argwhere(left[start : start + _BLOCK] @ right[:, start:] >= THRESHOLD)
+            for row, column in found:
+                alike[ids[row + start]].add(ids[column + start])
     return join_groups(alike)
 
 

@@ -253,6 +253,19 @@ def test_unrelated_textures_are_no_near_duplicates() -> None:
     assert near_duplicate_groups([], []) == {}
 
 
+@pytest.mark.parametrize("block", [1, 7, 512])
+def test_mirrored_copies_are_found_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr("datasets_builders.near_duplicates._BLOCK", block)
+    pictures = [texture(seed, (200, 160)) for seed in range(12)]
+    copies = [p[::-1] for p in pictures[:4]] + [p[:, ::-1] for p in pictures[4:8]] + pictures[8:]
+    ids = [f"{place:02d}" for place in range(24)]
+    thumbnails = [thumbnail(np.ascontiguousarray(p)) for p in [*pictures, *copies]]
+    expected = {image_id: f"{place % 12:02d}" for place, image_id in enumerate(ids)}
+    assert near_duplicate_groups(ids, thumbnails) == expected
+    backwards = near_duplicate_groups(ids[::-1], thumbnails[::-1])
+    assert backwards == expected
+
+
 def test_groups_are_joined_through_others() -> None:
     labels = {"d": ["x"], "a": ["y", "z"], "b": ["x", "y"], "c": ["w"]}
     assert join_groups(labels) == {"a": "a", "b": "a", "d": "a", "c": "c"}
