@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets_builders
 from baselines import backbones
 from benchmark import protocol as protocols
 from benchmark.cells import Cell, expand
 from benchmark.protocol import Protocol
-from datasets_builders import registry
+from datasets_builders import prepared, registry
 from datasets_builders.errors import UserError
 
 
@@ -87,6 +86,11 @@ def make_plan(
     cells = expand(protocol, backbone=backbone, mode=mode, detector=detector, datasets=datasets, seeds=seeds)
     plan = Plan(protocol, reason, chosen_device, tuple(cells), results)
     for name in plan.datasets:
+        if dataset_state(name) == "partial" and not protocol.procedural:
+            raise UserError(
+                f"Dataset {name!r} on this machine is only a part of what its owner published: no number of"
+                f" {protocol.id} can come from it. Prepare all of it, or run it under: --protocol mini-v1"
+            )
         if dataset_state(name) == "missing":
             raise UserError(
                 f"Dataset {name!r} is not on this machine. Its files come from {registry.card(name).homepage};"
@@ -96,9 +100,10 @@ def make_plan(
 
 
 def dataset_state(name: str) -> str:
-    """Returns `ready`, `generated on first use` or `missing`."""
-    if datasets_builders.is_ready(name):
-        return "ready"
+    """Returns `ready`, `partial`, `generated on first use` or `missing`."""
+    manifest = prepared.quick_manifest(registry.card(name))
+    if manifest is not None:
+        return "partial" if manifest.partial else "ready"
     procedural = registry.card(registry.card(name).dataset).origin == "procedural"
     return "generated on first use" if procedural else "missing"
 
