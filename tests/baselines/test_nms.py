@@ -125,10 +125,11 @@ def test_strange_numbers_are_decided_as_by_the_definition(routed: str, dtype: ty
 @ROUTES
 def test_areas_next_to_nothing_are_decided_as_by_the_definition(routed: str) -> None:
     rng = np.random.default_rng(1)
-    boxes = rng.integers(0, 6, (60, 4)) * np.float32(3e-23)  # areas of a few subnormal steps
+    boxes = rng.integers(0, 6, (120, 4))
     boxes[:, 2:] += boxes[:, :2]
+    boxes = (boxes * 1.3e-23).astype(np.float32)  # areas of no or a few subnormal steps
     with route(routed):
-        for threshold in (0.2, 0.5, 0.7):
+        for threshold in (0.2, 0.5, 0.7, 0.9):
             assert _nms.greedy_keep(boxes, threshold, 0).tolist() == looped_keep(boxes, threshold, 0)
 
 

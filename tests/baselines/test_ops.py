@@ -56,10 +56,11 @@ def looped_roi_align(
 
 
 def made_rois(count: int, images: int, generator: torch.Generator) -> torch.Tensor:
-    """Regions inside, across the border, far outside, of no size, and larger than the image of 20 by 26."""
+    """Regions inside, across the border, far outside, without size or extent, and larger than the image."""
     corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 30 - 4
     size = torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * 24
     size[::5] = 0
+    size[1, 0] = size[2, 1] = 0
     corner[3] = 90
     size[4] = 60
     image = torch.randint(images, (count, 1), generator=generator)
