@@ -76,7 +76,7 @@ def nms_table(count: int, repeats: int) -> Table:
             plain = cpu_seconds(lambda b=boxes, t=threshold: sweep(b, t), 1)
             assert np.array_equal(keep, sweep(boxes, threshold))
             table.add_row(
-                name, f"{threshold}", f"{keep.sum():,}", f"{ours:.3f}", f"{plain:.2f}", f"{plain / ours:.0f}"
+                name, f"{threshold}", f"{keep.sum():,}", f"{ours:.3f}", f"{plain:.3f}", f"{plain / ours:.1f}"
             )
     return table
 
