@@ -69,7 +69,6 @@ def flat_losses(losses: dict[str, Any]) -> list[Any]:
     return [loss for value in losses.values() for loss in (value if isinstance(value, list) else [value])]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["yolov8", "faster_rcnn", "dino"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_detectors_train_and_predict(detector: str, device: str) -> None:
