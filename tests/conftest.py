@@ -13,8 +13,8 @@ _DEFAULT_TEST_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Threads and workers together never exceed the cores; libraries read these at import.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-# Threads that wait for work sleep instead of spinning: on a busy machine spinning takes the cores from the others.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As in benchmark/__main__.py: waiting threads soon sleep.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
