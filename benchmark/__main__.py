@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-# Read by OpenMP when torch is imported: a waiting thread spins for a moment only and then sleeps. Spinning for long takes
-# the cores from whatever else the machine does; sleeping at once costs a third more time on a quiet one (measured).
+# Read by OpenMP when torch is imported: a waiting thread spins for a moment only and then sleeps. Spinning for long
+# takes the cores from whatever else the machine does; sleeping at once costs a third more time on a quiet one.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _LISTS = ("--seeds", "--dataset")
