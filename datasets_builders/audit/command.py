@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from datasets_builders import corpus, registry
+from datasets_builders.corpus.store import quick_manifest
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import atomic_file
 
@@ -21,7 +22,8 @@ JSON_FILE = "audit.json"
 
 
 def _is_corpus(name: str) -> bool:
-    return corpus.is_corpus(name) or (name not in registry.cards() and corpus.is_ready(name))
+    """Tells whether a name is that of a corpus: of the catalogue, or made from one and kept under its own."""
+    return corpus.is_corpus(name) or (name not in registry.cards() and quick_manifest(name) is not None)
 
 
 def _open(name: str) -> Collection:
@@ -35,12 +37,13 @@ def _open(name: str) -> Collection:
     return pictures.open_dataset(name)
 
 
-def compare(names: list[str], workers: int) -> list[Audit]:
+def compare(names: list[str], workers: int, overlaps: bool | None = None) -> list[Audit]:
     """Compares the first collection with each of the others, or a dataset with itself.
 
     Args:
         names: A corpus or dataset, then the datasets to compare it with; or one dataset.
         workers: Processes.
+        overlaps: See `matching.find_matches`; None for a dataset with itself only.
 
     Raises:
         UserError: A name is unknown, given twice or a corpus where a dataset is needed, or is not prepared.
@@ -65,8 +68,9 @@ def compare(names: list[str], workers: int) -> list[Audit]:
     from datasets_builders.audit.report import Audit
 
     queries = collections[0]
+    partly = not others if overlaps is None else overlaps
     return [
-        Audit(queries, references, find_matches(queries, references, workers))
+        Audit(queries, references, find_matches(queries, references, workers, partly))
         for references in collections[1:] or collections
     ]
 
@@ -113,7 +117,6 @@ def drop(audits: list[Audit], name: str, workers: int) -> corpus.PreparedCorpus:
         UserError: The name cannot be used, or nothing would be left.
     """
     from datasets_builders.audit.filtering import write_filtered
-    from datasets_builders.corpus.store import quick_manifest
 
     dropped: dict[str, str] = {}
     for audit in audits:
@@ -133,6 +136,7 @@ def run(
     out: str | None,
     as_json: bool,
     workers: int | None,
+    overlaps: bool | None = None,
 ) -> None:
     """Runs the command; see `python -m datasets_builders audit --help`.
 
@@ -143,6 +147,7 @@ def run(
         out: Its name; None for the corpus's with `-audited` added.
         as_json: Print JSON instead of tables.
         workers: Processes; None for as many as there are cores.
+        overlaps: As for `compare`.
 
     Raises:
         UserError: As `compare`, `write_report` and `drop`.
@@ -161,7 +166,7 @@ def run(
     from datasets_builders.corpus.builder import cores
 
     count = min(workers or cores(), cores())
-    audits = compare(names, count)
+    audits = compare(names, count, overlaps)
     folder = report or Path("audit-" + "-".join(name.replace("/", "_") for name in names))
     written = write_report(audits, folder)
     filtered = drop(audits, target, count) if drop_matches else None

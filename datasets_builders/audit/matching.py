@@ -172,14 +172,18 @@ def _exact(queries: Signatures, references: Signatures, itself: bool) -> list[Ma
     ]
 
 
-def find_matches(queries: Collection, references: Collection, workers: int = 1) -> Found:
+def find_matches(
+    queries: Collection, references: Collection, workers: int = 1, overlaps: bool = False
+) -> Found:
     """Finds images of one collection that show the same as images of another, or of itself.
 
     Args:
         queries: First collection, of any size.
         references: Second collection; the memory needed grows with it. The same object: every pair of it is
-            looked for once, and pictures that merely overlap are looked for too.
+            looked for once.
         workers: Processes.
+        overlaps: Also look for pictures of which each has a part that the other lacks; slower. Without it
+            such pairs are found by chance only.
     """
     itself = queries is references
     ours = signatures(queries, workers)
@@ -188,7 +192,7 @@ def find_matches(queries: Collection, references: Collection, workers: int = 1) 
     exact = _exact(ours, theirs, itself)
     known = {(match.query, match.reference) for match in exact}
     skip_queries, skip_references = set(blank[0]), set(blank[1])
-    search = CandidateSearch(theirs.thumbs, overlaps=itself, threads=workers)
+    search = CandidateSearch(theirs.thumbs, overlaps=overlaps, threads=workers)
 
     def candidates() -> Iterator[list[Candidate]]:
         for start in range(0, len(queries), _CHUNK):

@@ -32,8 +32,8 @@ def choose(matches: list[Match], count: int) -> list[Match]:
     while len(chosen) < min(count, len(matches)):
         for group in kinds:
             left = [match for match in group if match not in chosen]
-            chosen.update([left[0], left[-1]] if left else [])
-    return [match for match in ranked if match in chosen][:count]
+            chosen.update([*left[:1], *left[-1:]][: count - len(chosen)])
+    return [match for match in ranked if match in chosen]
 
 
 def sheet(audit: Audit, count: int = MAX_PAIRS) -> Image.Image:

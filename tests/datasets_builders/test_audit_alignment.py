@@ -27,7 +27,9 @@ def grain(seed: int, side: int = 200, stripes: float = 0.0) -> np.ndarray:
 
 def test_cut_is_exact_on_whole_pixels() -> None:
     picture = np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)
-    np.testing.assert_allclose(cut(picture, Window(10 / 60, 5 / 40, 20 / 60, 20 / 40), 20), picture[5:25, 10:30])
+    np.testing.assert_allclose(
+        cut(picture, Window(10 / 60, 5 / 40, 20 / 60, 20 / 40), 20), picture[5:25, 10:30]
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,4 +91,6 @@ def test_pictures_that_barely_overlap_are_refused() -> None:
 def test_tiny_and_long_pictures_are_compared() -> None:
     picture = grain(5, 400)
     long = picture[:90]
-    assert second_look(cv2.resize(long, (120, 27), interpolation=cv2.INTER_AREA), long, WHOLE, WHOLE).score > 0.6
+    assert (
+        second_look(cv2.resize(long, (120, 27), interpolation=cv2.INTER_AREA), long, WHOLE, WHOLE).score > 0.6
+    )
