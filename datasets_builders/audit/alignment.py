@@ -11,7 +11,6 @@ copies share the grain everywhere.
 from __future__ import annotations
 
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -70,8 +69,8 @@ def cut(picture: np.ndarray, window: Window, side: int) -> np.ndarray:
 
 
 def _normalised(picture: np.ndarray) -> np.ndarray:
-    centred = picture - picture.mean()
-    return centred / (np.sqrt((centred * centred).mean()) + 1e-6)
+    mean, deviation = cv2.meanStdDev(picture)
+    return (picture - np.float32(mean[0, 0])) / np.float32(deviation[0, 0] + 1e-6)
 
 
 def align(first: np.ndarray, second: np.ndarray, window: Window, steps: int) -> Window:
@@ -93,7 +92,8 @@ def align(first: np.ndarray, second: np.ndarray, window: Window, steps: int) -> 
     slope_y = cv2.Sobel(target, cv2.CV_32F, 0, 1, ksize=3, scale=side / 8)
     jacobian = np.stack([slope_x * (x - 0.5), slope_x, slope_y * (y - 0.5), slope_y]).reshape(4, -1)
     hessian = jacobian @ jacobian.T
-    if not np.linalg.cond(hessian) < 1e6:
+    smallest, *_, largest = np.linalg.eigvalsh(hessian)
+    if not smallest > 1e-6 * largest:
         return window
     solve = np.linalg.inv(hessian) @ jacobian
     for _ in range(steps):
@@ -123,9 +123,24 @@ def _texture(picture: np.ndarray) -> np.ndarray:
     return picture / (np.sqrt(np.maximum(power, 0)) + 1.0)
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    first, second = first - first.mean(), second - second.mean()
-    return float((first * second).sum() / np.sqrt((first * first).sum() * (second * second).sum() + 1e-9))
+def _correlations(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the correlations of the tiles that lie mostly inside, and that of the whole frame."""
+    weight = inside.astype(np.float32)
+    first, second = first * weight, second * weight
+    values = np.stack([weight, first, second, first * first, second * second, first * second])
+    starts = np.linspace(0, len(first), TILES + 1).astype(int)[:-1]
+    rows = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+    sums = np.add.reduceat(rows, starts, axis=2)
+    sizes = np.diff([*starts, len(first)])
+    tiles = sums[:, sums[0] > 0.5 * np.outer(sizes, sizes)]
+    return _from_sums(tiles), float(_from_sums(sums.sum(axis=(1, 2))))
+
+
+def _from_sums(sums: np.ndarray) -> np.ndarray:
+    """Returns correlations from sums of 1, a, b, a^2, b^2 and ab along the first axis."""
+    count, a, b, aa, bb, ab = sums
+    spread = (aa - a * a / count) * (bb - b * b / count)
+    return (ab - a * b / count) / np.sqrt(np.maximum(spread, 0) + 1e-9)
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, window: Window) -> Agreement:
@@ -136,15 +151,8 @@ def _agreement(first: np.ndarray, second: np.ndarray, window: Window) -> Agreeme
     inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
     if inside.mean() < MIN_INSIDE:
         return Agreement(-1.0, -1.0, window)
-    first, second = _texture(first), _texture(second)
-    correlations = []
-    edges = np.linspace(0, side, TILES + 1).astype(int)
-    for top, bottom in pairwise(edges):
-        for left, right in pairwise(edges):
-            tile = slice(top, bottom), slice(left, right)
-            if inside[tile].mean() > 0.5:
-                correlations.append(_correlation(first[tile][inside[tile]], second[tile][inside[tile]]))
-    return Agreement(float(np.median(correlations)), _correlation(first[inside], second[inside]), window)
+    tiles, whole = _correlations(_texture(first), _texture(second), inside)
+    return Agreement(float(np.median(tiles)) if tiles.size else -1.0, whole, window)
 
 
 def _possible(window: Window) -> bool:
