@@ -10,6 +10,7 @@ from rich.table import Table
 
 from datasets_builders.corpus.catalogue import entries, is_corpus
 from datasets_builders.corpus.prepared import PreparedCorpus
+from datasets_builders.corpus.sources import known_sources
 from datasets_builders.corpus.store import SKIPPED_LIST, corpora_folder, corpus_folder, quick_manifest
 from datasets_builders.manifest import MANIFEST
 
@@ -51,9 +52,18 @@ def _facts(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "homepage": None,
         "ready": manifest is not None,
         "partial": manifest is not None and any(s["found"] != s["expected"] for s in manifest.sources),
-        "layout_seen": manifest is not None,
+        "layout_seen": _layouts_seen(entry),
         "folder": str(corpus_folder(name)),
     }
+
+
+def _layouts_seen(entry: dict[str, Any]) -> bool:
+    """Tells whether real files in the layout of every one of a corpus's public sources were read."""
+    if "synthetic" in entry or "categories" not in entry:  # drawn here, or taken from another corpus
+        return True
+    sources = known_sources()
+    read = [sources[name] for name in entry.get("sources", sources) if sources[name].group != "private"]
+    return all(source.seen_in_the_wild for source in read)
 
 
 def print_prepared(done: PreparedCorpus) -> None:
