@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+
+import datasets
 
 from datasets_builders.base import DetectionBuilder, RawExample
 from datasets_builders.raw_formats import FormatError, read_voc
@@ -15,12 +18,23 @@ MASKS_FOLDER = "sd900_masks"
 MASK_PREFIXES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
 
 
+# Pictures that show the same metal, found by the overlap audit (docs/audit.md): one group stays in one split.
+GROUPS_FILE = Path(__file__).with_name("neu_det_groups.json")
+
+
 class NeuDet(DetectionBuilder):
     """Reads NEU-DET, with the pixel masks of SD-saliency-900 where they lie in or beside the raw folder."""
+
+    VERSION = datasets.Version("2.0.0")  # 2: pictures of the same metal stay in one split
 
     def read(self, raw: Path) -> Iterator[RawExample]:
         """Lists images with their VOC files; see `DetectionBuilder.read`."""
         masks = self._masks(raw)
+        groups = {
+            stem: members[0]
+            for members in json.loads(GROUPS_FILE.read_text(encoding="utf-8"))
+            for stem in members
+        }
         for images_folder, annotations_folder, required in FOLDERS:
             if not required and not (raw / images_folder).exists():
                 continue
@@ -41,7 +55,9 @@ class NeuDet(DetectionBuilder):
                 if Path(voc.filename).stem != stem:
                     detail = f"{annotations_folder}/{stem}.xml is of {voc.filename!r}"
                     self.problems.add("annotation of another image", detail)
-                yield RawExample(stem, images[stem], voc.objects, masks.get(stem), voc.size)
+                yield RawExample(
+                    stem, images[stem], voc.objects, masks.get(stem), voc.size, group=groups.get(stem)
+                )
 
     def _masks(self, raw: Path) -> dict[str, Path]:
         """Finds the mask files: image id -> `In_N`, `Pa_N` or `Sc_N`."""

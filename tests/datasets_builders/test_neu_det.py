@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import defusedxml.ElementTree
@@ -11,6 +12,7 @@ from PIL import Image
 
 from datasets_builders import content, prepared, registry
 from datasets_builders.building import undecoded
+from datasets_builders.neu_det import GROUPS_FILE
 from datasets_builders.storage import content_key
 
 pytestmark = pytest.mark.real_data
@@ -44,13 +46,28 @@ def test_counts(neu_det: prepared.Prepared) -> None:
 def test_splits_are_disjoint_and_never_move(neu_det: prepared.Prepared) -> None:
     train = prepared.load("neu_det", "train")["image_id"]
     validation = prepared.load("neu_det", "validation")["image_id"]
-    assert (len(train), len(validation)) == (1248, 552)
+    assert (len(train), len(validation)) == (1268, 532)
     assert set(train).isdisjoint(validation)
-    assert content_key(sorted(train)) == "62b8101a5287106ac4cc60dc5125c0e6dd32310fc3153e26a11c9d22adc33cc1"
+    assert content_key(sorted(train)) == "4648fa966aae081cd8b824db4010d8afc94a6cce1379efed1e1ead56f902f11a"
     assert (
-        content_key(sorted(validation)) == "4195d590bd48d226d45b6e786d1730152501b12c832bbf781d62b2f70d233877"
+        content_key(sorted(validation)) == "6239230752f20255693f3933ef50c2d15e510af48aeaa4996b44424ac4bb8143"
     )
-    assert neu_det.manifest.fingerprint == "7340d1410cbe2dd284f96ef225eefdc89e15d4b3d8d61f41d0553d06bbe71bd7"
+    assert neu_det.manifest.fingerprint == "e011b76d0b4de381faa6ea09a676df52b10f74fd4f38774c4ba586cfff5cae8a"
+
+
+def test_pictures_of_the_same_metal_stay_in_one_split(neu_det: prepared.Prepared) -> None:
+    side = {
+        image_id: split
+        for split in ("train", "validation")
+        for image_id in prepared.load("neu_det", split)["image_id"]
+    }
+    groups = json.loads(GROUPS_FILE.read_text(encoding="utf-8"))
+    assert (len(groups), sum(map(len, groups)), len({i for group in groups for i in group})) == (
+        189,
+        445,
+        445,
+    )
+    assert [group for group in groups if len({side[image_id] for image_id in group}) > 1] == []
 
 
 def test_subsets(neu_det: prepared.Prepared) -> None:
@@ -62,7 +79,7 @@ def test_subsets(neu_det: prepared.Prepared) -> None:
     assert {c for objects in small["objects"] for c in objects["category"]} == set(range(6))
     assert (
         content_key(small["image_id"][:])
-        == "c362818d8d9af1e713abc9c7414e27ff28b187946dc58817df5eaa917a73a1ac"
+        == "37bf9ba663084ccdc75a44e5c5907c79ce98091a60948113b73c8768face0433"
     )
 
 
