@@ -21,7 +21,7 @@ from benchmark.planning import Plan, backbone_title, dataset_state
 from datasets_builders import storage
 
 if TYPE_CHECKING:
-    from benchmark.training_hooks import TrainingEvent
+    from baselines.training.hooks import TrainingEvent
 
 # Standard output is for results that a script may read.
 console = Console(stderr=True)

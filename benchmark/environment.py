@@ -18,7 +18,7 @@ from typing import Annotated
 import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from benchmark.resources import cores
+from baselines.training.resources import cores
 
 PACKAGES = (
     "torch",

@@ -18,25 +18,23 @@ openmmlab.activate()
 from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, set_random_seed
 from mmyolo.engine.hooks import YOLOv5ParamSchedulerHook
-from torch import nn
 
 from baselines.backbones import Backbone
 from baselines.detectors import build_detector, count_parameters, detector_config
-from benchmark.checkpoints import remove_progress
+from baselines.training.checkpoints import remove_progress
+from baselines.training.data import train_loader, train_pipeline, validation_loader
+from baselines.training.hooks import SwitchPipelineHook, TrainingEvent
+from baselines.training.optim import optim_wrapper
+from baselines.training.resources import Peak, PeakMemory, set_threads
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
 from benchmark.protocol import Finetune
-from benchmark.resources import Peak, PeakMemory, set_threads
-from benchmark.training_data import train_loader, train_pipeline, validation_loader
 from benchmark.training_hooks import (
     DetectionMetric,
-    History,
-    SwitchPipelineHook,
-    TrainingEvent,
-    TrainingRecorder,
+    FinetuneHistory,
+    FinetuneRecorder,
     detections_file,
     weights_file,
 )
@@ -145,8 +143,8 @@ def finetune(
     )
     ema_hook.priority = 49
     metric = DetectionMetric(ground_truth, validation["image_id"][:])
-    history = History()
-    recorder = TrainingRecorder(folder, seed, ema_hook, metric, history, on_event)
+    history = FinetuneHistory()
+    recorder = FinetuneRecorder(folder, seed, ema_hook, metric, history, on_event)
     plain = Compose(train_pipeline(recipe.image_size, augmentation, mosaic=False))
     end_phase = length.epochs - recipe.validation.every_epoch_at_end
     intervals = [(end_phase, 1)] if recipe.validation.every_epoch_at_end else None
@@ -158,7 +156,7 @@ def finetune(
         train_cfg={
             "by_epoch": True,
             "max_epochs": length.epochs,
-            "val_interval": length.validation_interval,
+            "val_interval": recipe.validation_interval(length.epochs),
             "dynamic_intervals": intervals,
         },
         optim_wrapper=optim_wrapper(model, recipe),
@@ -213,36 +211,3 @@ def _outcome(folder: Path, epoch: int, ground_truth: GroundTruth) -> Outcome:
     """Reads an epoch's detections back: metrics always come from what is stored."""
     detections = Detections.load(detections_file(folder, epoch))
     return Outcome(epoch, evaluate(ground_truth, detections), detections, weights_file(folder, epoch))
-
-
-def optim_wrapper(model: nn.Module, recipe: Finetune) -> OptimWrapper:
-    """Builds the optimiser: every trainable parameter exactly once, in the three groups of YOLO's recipe.
-
-    Weights of convolutions and linear layers decay; norms and other tables (Swin's relative positions) do not; biases
-    do not and warm up from their own rate. mmyolo's own grouping leaves tables out of the optimiser altogether.
-    """
-    weights, others, biases = [], [], []
-    norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.endswith("bias"):
-            biases.append(parameter)
-        elif id(parameter) in norms or not name.endswith("weight"):
-            others.append(parameter)
-        else:
-            weights.append(parameter)
-    settings = recipe.optimizer.model_dump(exclude_none=True)
-    kind, decay = settings.pop("type"), settings.pop("weight_decay")
-    optimizer = getattr(torch.optim, kind)(
-        [
-            {"params": weights, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
-            {"params": biases, "weight_decay": 0.0},
-        ],
-        **settings,
-    )
-    return OptimWrapper(optimizer, clip_grad={"max_norm": recipe.clip_grad_norm})
-
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)

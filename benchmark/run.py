@@ -111,9 +111,9 @@ def _quieten_libraries() -> None:
 
 def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
     """Runs one cell to its record; returns what became of it."""
+    from baselines.training.hooks import TrainingDivergedError
+    from baselines.training.resources import default_workers
     from benchmark import finetune, records
-    from benchmark.resources import default_workers
-    from benchmark.training_hooks import TrainingDivergedError
 
     console.print(f"{number} [bold]{cell.title}[/]")
     with console.status(f"  opening {cell.dataset} (generated on first use where it is procedural)"):

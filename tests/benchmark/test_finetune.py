@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from baselines import backbones
+from baselines.training.hooks import TrainingDivergedError, TrainingEvent
 from benchmark import finetune as stage
 from benchmark import protocol
-from benchmark.training_hooks import TrainingDivergedError, TrainingEvent
 
 NANO = backbones.get("csp_darknet", "n")
 
@@ -78,7 +78,7 @@ def on_event(event):
     if (event.iteration, event.validating) == {when!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-import benchmark.training_hooks as hooks
+import baselines.training.hooks as hooks
 hooks.REPORT_SECONDS = hooks.STORE_SECONDS = 0.0  # every iteration is an occasion to die, every epoch is stored
 train(Path({folder!r}), datasets.load_from_disk({train!r}), datasets.load_from_disk({validation!r}), on_event=on_event)
 """
@@ -202,7 +202,7 @@ def test_optimizer_holds_every_parameter_once_and_decays_weights_alone(name: str
 
 
 def test_threads_never_exceed_the_cores() -> None:
-    from benchmark.resources import cores, default_workers, set_threads
+    from baselines.training.resources import cores, default_workers, set_threads
 
     for device in ("cpu", "cuda"):
         workers = default_workers(device)

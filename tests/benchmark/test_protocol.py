@@ -43,7 +43,7 @@ def test_paper_protocol_is_the_papers() -> None:
     assert recipe.augmentation.mosaic_off_epochs == 10
     # 530 training images: 17 iterations an epoch, a warm-up of 59 epochs.
     length = recipe.length(530)
-    assert (length.iterations_per_epoch, length.validation_interval) == (17, 10)
+    assert (length.iterations_per_epoch, recipe.validation_interval(length.epochs)) == (17, 10)
     assert math.ceil(recipe.warmup.min_iterations / length.iterations_per_epoch) == 59
 
 
@@ -66,7 +66,7 @@ def test_length_in_iterations_is_kept_within_half_an_epoch(images: int, batch: i
     length = recipe.length(images)
     assert length.iterations_per_epoch == math.ceil(images / batch)
     assert length.epochs == 1 or abs(length.iterations - iterations) <= length.iterations_per_epoch / 2
-    assert 1 <= length.validation_interval <= length.epochs
+    assert 1 <= recipe.validation_interval(length.epochs) <= length.epochs
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mmyolo.datasets.transforms import (
 from mmyolo.datasets.utils import yolov5_collate
 from torch.utils.data import DataLoader
 
-from benchmark.protocol import Augmentation, Finetune
+from baselines.training.recipes import Augmentation, DetectorTraining
 from datasets_builders.images import decode_image
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def test_pipeline(image_size: int) -> list[Any]:
     ]
 
 
-def train_loader(split: datasets.Dataset, recipe: Finetune, *, workers: int, seed: int) -> DataLoader:
+def train_loader(split: datasets.Dataset, recipe: DetectorTraining, *, workers: int, seed: int) -> DataLoader:
     """Returns the loader of training batches, shuffled by (seed, epoch)."""
     pipeline = train_pipeline(recipe.image_size, recipe.augmentation, mosaic=True)
     dataset = DefectDataset(split, recipe.image_size, pipeline, test_mode=False)
@@ -190,7 +190,7 @@ def train_loader(split: datasets.Dataset, recipe: Finetune, *, workers: int, see
     )
 
 
-def validation_loader(split: datasets.Dataset, recipe: Finetune) -> DataLoader:
+def validation_loader(split: datasets.Dataset, recipe: DetectorTraining) -> DataLoader:
     """Returns the loader of validation images in the split's order."""
     dataset = DefectDataset(split, recipe.image_size, test_pipeline(recipe.image_size), test_mode=True)
     return DataLoader(

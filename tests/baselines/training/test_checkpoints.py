@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.checkpoints import Progress, load_progress, remove_progress, save_progress
+from baselines.training.checkpoints import Progress, load_progress, remove_progress, save_progress
 
 
 def progress() -> Progress:

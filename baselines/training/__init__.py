@@ -1,0 +1,1 @@
+"""What every training stands on: recipes as data, images on their way into a detector, hooks, resumption."""
