@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow, not wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 TEST_DATA_VARIABLE = "AGSSP_BENCH_TEST_DATA"
 _DEFAULT_TEST_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
