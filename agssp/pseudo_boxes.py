@@ -1,0 +1,280 @@
+"""Pseudo boxes: the anomalous regions of a map as boxes of one class (paper section 3.3).
+
+A category's threshold follows its own maps: the mean of their maxima, less a margin. What lies above it, at the
+image's size, falls into connected regions; each large enough is a box, scored by its highest value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from agssp.box_store import BoxRow, BoxStore, existing_boxes, write_boxes
+from agssp.upsampling import Map, axis, upsample
+from baselines._nms import greedy_keep
+from baselines.training.resources import cores
+from datasets_builders.errors import UserError
+from datasets_builders.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from agssp.map_store import MapRow, MapStore
+
+OUTLINES = ("components", "contours")
+LEAST_AREA = 10
+# Far above the rounding of `upsample`, far below any difference that a float16 map can show.
+_ROUNDING = 1e-5
+_ROWS_AT_ONCE, _ROWS_A_TASK = 2048, 64
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class BoxSettings:
+    """How boxes are made from maps.
+
+    Attributes:
+        margin: c of `T = mean of the maxima - c`.
+        image_gate: An image whose image score is under it gets no boxes (the paper); None: no such gate (the
+            released code), normal is then what has no pixel above T.
+        top: Largest number of boxes of an image, before suppression.
+        nms_iou: Intersection over union with a better box above which a box goes.
+        outline: `components`: connected components, which may lie in each other's holes (the paper);
+            `contours`: outer contours, whose holes belong to them with all that is inside (the released code).
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    margin: float = 0.1
+    image_gate: float | None = None
+    top: int = 10
+    nms_iou: float = 0.8
+    outline: str = "components"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.margin):
+            raise UserError(f"--margin {self.margin} is not a finite number: the paper's is 0.1.")
+        if self.image_gate is not None and not math.isfinite(self.image_gate):
+            raise UserError(
+                f"--image-gate {self.image_gate} is not a finite number: leave it out for no gate."
+            )
+        if self.top < 1:
+            raise UserError(f"--top {self.top}: an image needs room for at least 1 box.")
+        if not 0 <= self.nms_iou <= 1:
+            raise UserError(f"--nms {self.nms_iou} is not in 0..1: it is an intersection over union.")
+        if self.outline not in OUTLINES:
+            raise UserError(f"--outline {self.outline!r} is neither of {', '.join(OUTLINES)}.")
+
+
+class Boxes(NamedTuple):
+    """Boxes of one image, best first.
+
+    Attributes:
+        xywh: (n, 4) float32, left, top, width, height in pixels, whole numbers.
+        scores: (n,) float32, the map's highest value in the region.
+        areas: (n,) float32, the region's number of pixels; with `contours` including its holes.
+    """
+
+    xywh: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    areas: NDArray[np.float32]
+
+
+def no_boxes() -> Boxes:
+    """Returns the boxes of an image without any."""
+    return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+def thresholds(maps: MapStore, settings: BoxSettings) -> dict[str, float]:
+    """Returns every category's threshold: the mean over its images of the map's maximum, less the margin.
+
+    The maximum is that of the map as stored, on its grid, so the threshold does not depend on the images' sizes;
+    interpolated values never exceed it. All images count, also those that `image_gate` leaves without boxes. Maps are
+    read once, one at a time; as they are float16 the sums are exact, whatever the order of the images.
+
+    Raises:
+        UserError: A map holds values that are not finite.
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for row in maps:
+        _check_map(row.map, row.image_id)
+        sums[row.category] = sums.get(row.category, 0.0) + float(row.map.max())
+        counts[row.category] = counts.get(row.category, 0) + 1
+    return {name: sums[name] / counts[name] - settings.margin for name in sorted(sums)}
+
+
+def boxes_from_map(
+    values: Map, size: tuple[int, int], threshold: float, settings: BoxSettings | None = None
+) -> Boxes:
+    """Finds the boxes of one map.
+
+    Args:
+        values: (h, w) float32, the map on its grid.
+        size: (width, height) of the image in pixels.
+        threshold: Values above it, rounded to float32, are anomalous.
+        settings: The default ones if None; `margin` and `image_gate` are of no effect here.
+
+    Returns:
+        At most `settings.top` boxes. Boxes of equal scores are ordered by area, larger first, then from top to
+        bottom and left to right.
+
+    Raises:
+        UserError: The map holds values that are not finite, or the size is none of an image.
+    """
+    settings = settings or BoxSettings()
+    _check_map(values, None)
+    width, height = size
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise UserError(
+            f"An image of {width} x {height} pixels cannot be: sizes go from 1 x 1 to {MAX_PIXELS:,} pixels."
+        )
+    window = _window(values, size, threshold)
+    if window is None:
+        return no_boxes()
+    rows, columns = window
+    pixels = upsample(values, size, rows, columns)
+    least = max((height // 100) * (width // 100), LEAST_AREA)
+    found = _regions(pixels, pixels > np.float32(threshold), least, settings.outline)
+    if not len(found.xywh):
+        return found
+    xywh = found.xywh + np.array([columns.start, rows.start, 0, 0], np.float32)
+    # By score, then area, then place: OpenCV's own order of regions is an implementation detail.
+    order = np.lexsort((xywh[:, 0], xywh[:, 1], -found.areas, -found.scores))[: settings.top]
+    if len(order) > 1:
+        corners = np.hstack([xywh[order, :2], xywh[order, :2] + xywh[order, 2:]])
+        order = order[greedy_keep(corners, settings.nms_iou, 0)]
+    return Boxes(xywh[order], found.scores[order], found.areas[order])
+
+
+def make_boxes(
+    maps: MapStore,
+    out: Path,
+    settings: BoxSettings | None = None,
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> BoxStore:
+    """Makes the boxes of all maps and stores them; the folder appears whole or not at all.
+
+    Args:
+        maps: The maps.
+        out: Folder to make. One that holds the same boxes already is left as it is.
+        settings: The default ones if None.
+        workers: Threads; as many as cores by default. The result does not depend on it.
+        on_progress: Called with the number of images done.
+
+    Raises:
+        UserError: The maps cannot be used, or `out` holds anything else.
+    """
+    settings = settings or BoxSettings()
+    identity = {"version": VERSION, "maps": maps.fingerprint, "settings": asdict(settings)}
+    if (ready := existing_boxes(out, identity)) is not None:
+        return ready
+    limits = thresholds(maps, settings)
+
+    def boxes_of(rows: list[MapRow]) -> list[BoxRow]:
+        return [_box_row(row, limits[row.category], settings) for row in rows]
+
+    def all_rows() -> Iterator[BoxRow]:
+        done = 0
+        source = iter(maps)
+        while batch := list(islice(source, _ROWS_AT_ONCE)):
+            tasks = [batch[start : start + _ROWS_A_TASK] for start in range(0, len(batch), _ROWS_A_TASK)]
+            for rows in threads.map(boxes_of, tasks):
+                yield from rows
+                done += len(rows)
+                if on_progress is not None:
+                    on_progress(done)
+
+    # NumPy and OpenCV release the interpreter's lock where the time goes.
+    with _one_opencv_thread(), ThreadPoolExecutor(workers or cores()) as threads:
+        return write_boxes(out, identity, limits, all_rows(), _origin(maps))
+
+
+def _origin(maps: MapStore) -> dict[str, Any]:
+    return dict(maps.identity)
+
+
+def _box_row(row: MapRow, threshold: float, settings: BoxSettings) -> BoxRow:
+    gated = settings.image_gate is not None and not row.image_score >= settings.image_gate
+    size = row.width, row.height
+    found = no_boxes() if gated else boxes_from_map(row.map, size, threshold, settings)
+    return BoxRow(row.image_id, row.category, *size, found.xywh, found.scores, found.areas)
+
+
+def _check_map(values: Map, image_id: str | None) -> None:
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        which = "A map" if image_id is None else f"The map of image {image_id!r}"
+        what = "is empty" if values.ndim != 2 or not values.size else "holds values that are not finite"
+        raise UserError(f"{which} {what}: make the maps again with python -m agssp maps.")
+
+
+def _window(values: Map, size: tuple[int, int], threshold: float) -> tuple[slice, slice] | None:
+    """Returns rows and columns of the image outside of which no pixel is above the threshold.
+
+    A pixel is a mixture of four grid points, so it needs one of them above the threshold. None: there is none.
+    """
+    above = values > threshold - _ROUNDING * max(1.0, float(np.abs(values).max()))
+    if not above.any():
+        return None
+    spans = []
+    for grid_axis, pixels in ((1, size[1]), (0, size[0])):
+        hot = np.flatnonzero(above.any(axis=grid_axis))
+        starts = axis(values.shape[1 - grid_axis], pixels).starts
+        spans.append(slice(int(starts[max(hot[0] - 1, 0)]), int(starts[hot[-1] + 1])))
+    rows, columns = spans
+    if rows.start == rows.stop or columns.start == columns.stop:
+        return None  # A grid finer than the image: no pixel lies near those points.
+    return rows, columns
+
+
+def _regions(pixels: Map, above: NDArray[np.bool_], least: int, outline: str) -> Boxes:
+    """Returns the regions of at least so many pixels, in no particular order.
+
+    A region is drawn from its outline and its holes': the same pixels as of OpenCV's connected components
+    (8 neighbours), in a quarter of the time, because regions are few and smooth.
+    """
+    mode = cv2.RETR_CCOMP if outline == "components" else cv2.RETR_EXTERNAL
+    contours, tree = cv2.findContours(above.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
+    boxes, scores, areas = [], [], []
+    place = 0 if contours else -1
+    while place >= 0:
+        following, _, hole, _ = tree[0, place].tolist()
+        x, y, width, height = cv2.boundingRect(contours[place])
+        if width * height >= least:
+            lines = [contours[place]]
+            while hole >= 0:
+                lines.append(contours[hole])
+                hole = int(tree[0, hole, 0])
+            region = np.zeros((height, width), np.uint8)
+            cv2.fillPoly(region, lines, 1, offset=(-x, -y))
+            area = cv2.countNonZero(region)
+            if area >= least:
+                boxes.append((x, y, width, height))
+                areas.append(area)
+                scores.append(cv2.minMaxLoc(pixels[y : y + height, x : x + width], region)[1])
+        place = following
+    return Boxes(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(areas, np.float32)
+    )
+
+
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keeps OpenCV from starting threads of its own beside ours."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
