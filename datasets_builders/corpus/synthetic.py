@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from datasets_builders.corpus import catalogue
 from datasets_builders.corpus.files import Skipped
 from datasets_builders.corpus.shards import VERSION, Row
@@ -23,7 +26,7 @@ from datasets_builders.synthetic.defects import KINDS
 from datasets_builders.synthetic.marks import Site
 from datasets_builders.synthetic.numerics import Source
 from datasets_builders.synthetic.scenes import config_names, load_config, surface_recipes
-from datasets_builders.synthetic.surfaces import photograph, render_surface
+from datasets_builders.synthetic.surfaces import Surface, photograph, render_surface
 
 NAME = "corpus_synthetic"
 LICENCE = "Apache-2.0"
@@ -147,12 +150,39 @@ def render(params: Parameters, index: int) -> tuple[int, bytes]:
     Returns:
         Index of its category, and the image as PNG (RGB, 8 bits).
     """
+    surface, _ = _compose(params, index)
+    noise = Source("corpus noise", *_words(params, index))
+    return index % params.categories, encode_png(photograph(surface, noise))
+
+
+def defect_mask(image_id: str) -> NDArray[np.bool_] | None:
+    """Returns where the defects of a procedural image are: the union of their exact masks.
+
+    Args:
+        image_id: Of an image of any procedural corpus; it says how the image was made.
+
+    Returns:
+        bool (rows, columns), True on defects; None where the id is not that of a procedural image.
+    """
+    match = re.fullmatch(rf"{NAME}/s(\d{{1,19}})-k(\d{{1,4}})-(\d{{8,9}})", image_id, re.ASCII)
+    if not match:
+        return None
+    seed, categories, index = (int(number) for number in match.groups())
+    return _compose(Parameters(index + 1, categories, seed), index)[1]
+
+
+def _words(params: Parameters, index: int) -> tuple[str | int, ...]:
+    """Returns what the random numbers of an image depend on."""
+    return NAME, list(category_recipes(params.categories))[index % params.categories], params.seed, index
+
+
+def _compose(params: Parameters, index: int) -> tuple[Surface, NDArray[np.bool_]]:
+    """Makes the surface of an image with its defects, not yet photographed, and their mask."""
     settings = _settings()
-    category = index % params.categories
-    name, recipe = list(category_recipes(params.categories).items())[category]
-    words = (NAME, name, params.seed, index)
-    source, noise = Source("corpus", *words), Source("corpus noise", *words)
+    name, recipe = list(category_recipes(params.categories).items())[index % params.categories]
+    source = Source("corpus", *_words(params, index))
     surface = render_surface(recipe, source, (settings["size"][0], settings["size"][1]))
+    covered = np.zeros(surface.gray.shape, bool)
     if source.chance(settings["defect_share"]):
         kinds = _defects(re.sub(r"_\d+$", "", name))
         for _ in range(source.pick(settings["defects"])):
@@ -161,8 +191,9 @@ def render(params: Parameters, index: int) -> tuple[int, bytes]:
                 mark = KINDS[chosen["kind"]](Site(surface, source, chosen, chosen["overall"]))
                 if mark is not None and mark.box() is not None:
                     surface.gray[mark.window] += mark.delta
+                    covered[mark.window] |= mark.mask
                     break
-    return category, encode_png(photograph(surface, noise))
+    return surface, covered
 
 
 @functools.cache

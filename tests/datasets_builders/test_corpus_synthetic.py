@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -167,3 +168,41 @@ def test_killed_with_its_workers_at_work_it_goes_on(
     resumed = files_of(prepare_corpus(name, workers=1).folder)
     whole = files_of(prepare_corpus(name, workers=1, force=True).folder)
     assert resumed == whole
+
+
+def test_the_images_stay_what_they_were() -> None:
+    """Pixels of one image in each category: the renderer may change, the images may not."""
+    digest = hashlib.sha256()
+    for index in range(9):
+        digest.update(decode_image(render(Parameters(9, 9, 0), index)[1]).tobytes())
+    assert digest.hexdigest() == "5a444782d18933030f50b0f11bb8c739b6ad7ad6da541d48249ee0514248e831"
+
+
+def test_the_mask_of_an_image_is_where_its_defects_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same images without defects: every pixel in a mask differs, most of those outside do not."""
+    settings = synthetic._settings()
+    params = Parameters(36, 20, 5)
+    ids = [f"corpus_synthetic/s5-k20-{index:08d}" for index in range(36)]
+    masks = [synthetic.defect_mask(image_id) for image_id in ids]
+    shown = [decode_image(render(params, index)[1]).astype(int).sum(axis=2) for index in range(36)]
+    monkeypatch.setattr(synthetic, "_settings", lambda: settings | {"defect_share": 0.0})
+    bare = [decode_image(render(params, index)[1]).astype(int).sum(axis=2) for index in range(36)]
+    assert 10 <= sum(bool(mask.any()) for mask in masks if mask is not None) <= 26
+    inside, outside = [], []
+    for mask, one, other in zip(masks, shown, bare, strict=True):
+        assert mask is not None
+        assert mask.dtype == bool
+        assert mask.shape == one.shape
+        changed = one != other
+        assert changed.any() == mask.any()
+        inside.append(changed[mask])
+        outside.append(changed[~mask])
+    assert np.concatenate(inside).mean() > 0.97
+    assert np.concatenate(outside).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "image_id", ["x_sdd/a.jpg", "corpus_synthetic/s0-k0-1", "", "corpus_synthetic/s0-k9-000000001x"]
+)
+def test_other_images_have_no_mask(image_id: str) -> None:
+    assert synthetic.defect_mask(image_id) is None
