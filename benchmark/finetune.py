@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import torch
-
 from baselines import openmmlab
 
 openmmlab.activate()
 
-from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import EMAHook
-from mmengine.runner import Runner, set_random_seed
-from mmyolo.engine.hooks import YOLOv5ParamSchedulerHook
 
 from baselines.backbones import Backbone
-from baselines.detectors import build_detector, count_parameters, detector_config
+from baselines.detectors import count_parameters
 from baselines.training.checkpoints import remove_progress
-from baselines.training.data import train_loader, train_pipeline, validation_loader
-from baselines.training.hooks import SwitchPipelineHook, TrainingEvent
-from baselines.training.optim import optim_wrapper
-from baselines.training.resources import Peak, PeakMemory, set_threads
+from baselines.training.data import train_loader, validation_loader
+from baselines.training.detector import (
+    InitialWeights,
+    detector_runner,
+    moving_average,
+    new_detector,
+    prepare_process,
+)
+from baselines.training.hooks import TrainingEvent
+from baselines.training.resources import Peak, PeakMemory
+from baselines.weights import LoadReport, LocalWeights
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
 from benchmark.protocol import Finetune
@@ -70,6 +69,7 @@ class FinetuneResult:
         seconds: Wall time over all interruptions.
         peak: Highest memory use.
         resumes: How often the training was taken up again.
+        weights: What became of the pretrained weights; None where there were none.
     """
 
     last: Outcome
@@ -79,6 +79,7 @@ class FinetuneResult:
     seconds: float
     peak: Peak
     resumes: int
+    weights: LoadReport | None
 
 
 def finetune(
@@ -92,8 +93,10 @@ def finetune(
     folder: Path,
     workers: int,
     on_event: Callable[[TrainingEvent], None],
+    weights: LocalWeights | None = None,
+    scope: str = "backbone",
 ) -> FinetuneResult:
-    """Trains a detector from its initialisation and evaluates it.
+    """Trains a detector from random or pretrained weights and evaluates it.
 
     A training that was killed goes on from its last finished epoch when called again with the same folder; the
     result is the same as without the interruption (same machine, same number of threads).
@@ -108,83 +111,43 @@ def finetune(
         folder: Holds the state, weights and detections of this training and of no other.
         workers: Data-loading processes; the rest of the cores compute.
         on_event: Told after iterations and at each validation.
+        weights: Pretrained weights to begin with; None for random values.
+        scope: What of the weights is taken: `backbone`, or `detector` for everything but the class outputs.
 
     Returns:
         Metrics and detections at the last and at the best epoch.
 
     Raises:
+        UserError: The weights do not fit; see `baselines.weights.load`.
         TrainingDivergedError: The loss stopped being a number.
     """
-    set_threads(workers)
-    cv2.setNumThreads(0)
-    # Seeded before anything is built: the initialisation is part of the seed.
-    set_random_seed(seed)
+    prepare_process(seed, workers)
     ground_truth = GroundTruth.from_dataset(validation)
-    settings = recipe.model_dump()
-    model = build_detector(
-        detector_config(
-            detector,
-            backbone,
-            len(ground_truth.classes),
-            losses=settings["losses"],
-            assigner=settings["assigner"],
-            test=settings["test"],
-        )
-    )
-    # Convolutions run about a fifth faster on CPUs in this layout; the arithmetic is the same.
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = new_detector(detector, backbone, len(ground_truth.classes), recipe)
     length = recipe.length(len(train))
-    augmentation = recipe.augmentation
-    ema_hook = EMAHook(
-        ema_type="mmdet.ExpMomentumEMA",
-        momentum=recipe.ema.momentum,
-        gamma=recipe.ema.gamma,
-        update_buffers=True,
-    )
-    ema_hook.priority = 49
+    ema_hook = moving_average(recipe)
     metric = DetectionMetric(ground_truth, validation["image_id"][:])
     history = FinetuneHistory()
-    recorder = FinetuneRecorder(folder, seed, ema_hook, metric, history, on_event)
-    plain = Compose(train_pipeline(recipe.image_size, augmentation, mosaic=False))
+    initial = InitialWeights(weights, scope) if weights is not None else None
     end_phase = length.epochs - recipe.validation.every_epoch_at_end
     intervals = [(end_phase, 1)] if recipe.validation.every_epoch_at_end else None
-    runner = Runner(
+    runner = detector_runner(
         model=model,
-        work_dir=str(folder),
-        experiment_name=secrets.token_hex(8),
-        train_dataloader=train_loader(train, recipe, workers=workers, seed=seed),
+        recipe=recipe,
+        length=length,
+        loader=train_loader(train, recipe, workers=workers, seed=seed),
+        folder=folder,
+        seed=seed,
+        ema_hook=ema_hook,
+        recorder=FinetuneRecorder(folder, seed, ema_hook, metric, history, on_event),
+        hooks=[] if initial is None else [initial],
         train_cfg={
-            "by_epoch": True,
-            "max_epochs": length.epochs,
             "val_interval": recipe.validation_interval(length.epochs),
             "dynamic_intervals": intervals,
         },
-        optim_wrapper=optim_wrapper(model, recipe),
         val_dataloader=validation_loader(validation, recipe),
         val_cfg={},
         val_evaluator=Evaluator(metric),
-        default_hooks={
-            "logger": None,
-            "checkpoint": None,
-            "timer": None,
-            "param_scheduler": YOLOv5ParamSchedulerHook(
-                scheduler_type=recipe.schedule.type,
-                lr_factor=recipe.schedule.final_factor,
-                max_epochs=length.epochs,
-                warmup_epochs=recipe.warmup.epochs,
-                warmup_mim_iter=recipe.warmup.min_iterations,
-                warmup_bias_lr=recipe.warmup.bias_lr,
-                warmup_momentum=recipe.warmup.momentum,
-            ),
-        },
-        custom_hooks=[
-            ema_hook,
-            SwitchPipelineHook(length.epochs - augmentation.mosaic_off_epochs, plain),
-            recorder,
-        ],
-        visualizer={"type": "mmengine.Visualizer", "vis_backends": None},
-        randomness={"seed": seed, "deterministic": False},
-        log_level="ERROR",
     )
     with PeakMemory() as memory:
         runner.train()
@@ -204,6 +167,7 @@ def finetune(
         seconds=history.seconds,
         peak=memory.peak,
         resumes=history.resumes,
+        weights=initial.report if initial is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from baselines import backbones
 from baselines.training.hooks import TrainingDivergedError, TrainingEvent
+from baselines.training.optim import optim_wrapper
 from benchmark import finetune as stage
 from benchmark import protocol
 
@@ -189,7 +190,7 @@ def test_optimizer_holds_every_parameter_once_and_decays_weights_alone(name: str
             test=settings["test"],
         )
     )
-    groups = stage.optim_wrapper(model, recipe).optimizer.param_groups
+    groups = optim_wrapper(model, recipe).optimizer.param_groups
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
