@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,23 +60,57 @@ def export(name: str, style: str, out: Path) -> Exported:
         UserError: The dataset is not prepared, the style is unknown, or the folder exists or cannot be made.
     """
     card = registry.card(name)
-    if style not in FORMATS:
-        raise unknown_name("format", style, FORMATS, "python -m datasets_builders export --help")
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another folder with --out, or remove it first.")
-    splits = {split: prepared.load(name, split) for split in SPLITS}
-    write = _write_coco if style == "coco" else _write_yolo
+    _check(style, out)
+    return write_export(
+        card, {split: prepared.load(name, split) for split in SPLITS}, style, out, prepared.fingerprint(name)
+    )
+
+
+def write_export(
+    card: registry.DatasetCard,
+    splits: Mapping[str, datasets.Dataset],
+    style: str,
+    out: Path,
+    fingerprint: str,
+) -> Exported:
+    """Writes splits of any detection dataset in the files of other tools; see `export`.
+
+    Where objects have a `score`, COCO's annotations have it too.
+
+    Args:
+        card: Names, classes and origin to write beside the data.
+        splits: Split -> its rows, with the detection features of the card's classes.
+        style: `coco` or `yolo`.
+        out: A folder that does not exist yet.
+        fingerprint: Says which state of the data this is.
+
+    Raises:
+        UserError: The style is unknown, or the folder exists or cannot be made.
+    """
+    _check(style, out)
     try:
         with atomic_folder(out) as folder:
-            boxes = {split: write(folder, card, split, dataset) for split, dataset in splits.items()}
-            if style == "yolo":
-                _write_data_yaml(folder, card)
-            _write_origin(folder, card)
+            if style == "coco":
+                boxes = {
+                    split: _write_coco(folder, card, split, dataset, fingerprint)
+                    for split, dataset in splits.items()
+                }
+            else:
+                boxes = {split: _write_yolo(folder, split, dataset) for split, dataset in splits.items()}
+                _write_data_yaml(folder, card, splits)
+            _write_origin(folder, card, fingerprint)
     except OSError as error:
         raise UserError(
             f"Cannot write {out}: {error.strerror or error}. Choose another with --out."
         ) from error
     return Exported(out, {split: len(dataset) for split, dataset in splits.items()}, boxes)
+
+
+def _check(style: str, out: Path) -> None:
+    if style not in FORMATS:
+        raise unknown_name("format", style, FORMATS, "python -m datasets_builders export --help")
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another folder with --out, or remove it first.")
 
 
 def _files(dataset: datasets.Dataset, split: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -103,7 +137,9 @@ def _files(dataset: datasets.Dataset, split: str) -> Iterator[tuple[str, bytes, 
         yield unique + suffix, data, row
 
 
-def _write_coco(folder: Path, card: registry.DatasetCard, split: str, dataset: datasets.Dataset) -> int:
+def _write_coco(
+    folder: Path, card: registry.DatasetCard, split: str, dataset: datasets.Dataset, fingerprint: str
+) -> int:
     """Writes one split; returns its number of boxes. Category ids count from 1, in the order of the classes."""
     from pycocotools import mask as coco_mask
 
@@ -126,13 +162,15 @@ def _write_coco(folder: Path, card: registry.DatasetCard, split: str, dataset: d
                 "area": objects["area"][place],
                 "iscrowd": 0,
             }
+            if "score" in objects:
+                annotation["score"] = objects["score"][place]
             if instances is not None:
                 pixels = np.asfortranarray(instances == place + 1, dtype=np.uint8)
                 encoded = coco_mask.encode(pixels)
                 annotation["segmentation"] = {**encoded, "counts": encoded["counts"].decode("ascii")}
             annotations.append(annotation)
     content = {
-        "info": {"description": card.title, "url": card.homepage, "version": prepared.fingerprint(card.name)},
+        "info": {"description": card.title, "url": card.homepage, "version": fingerprint},
         "licenses": [{"id": 1, "name": card.licence, "url": card.homepage}],
         "categories": [{"id": index, "name": name} for index, name in enumerate(card.classes, start=1)],
         "images": images,
@@ -143,7 +181,7 @@ def _write_coco(folder: Path, card: registry.DatasetCard, split: str, dataset: d
     return len(annotations)
 
 
-def _write_yolo(folder: Path, card: registry.DatasetCard, split: str, dataset: datasets.Dataset) -> int:
+def _write_yolo(folder: Path, split: str, dataset: datasets.Dataset) -> int:
     """Writes one split; returns its number of boxes."""
     images, labels = folder / "images" / YOLO_SPLITS[split], folder / "labels" / YOLO_SPLITS[split]
     images.mkdir(parents=True)
@@ -166,19 +204,20 @@ def _write_yolo(folder: Path, card: registry.DatasetCard, split: str, dataset: d
     return boxes
 
 
-def _write_data_yaml(folder: Path, card: registry.DatasetCard) -> None:
-    content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(card.classes))}
+def _write_data_yaml(folder: Path, card: registry.DatasetCard, splits: Iterable[str]) -> None:
+    content: dict[str, Any] = {YOLO_SPLITS[split]: f"images/{YOLO_SPLITS[split]}" for split in splits}
+    content["names"] = dict(enumerate(card.classes))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
 
 
-def _write_origin(folder: Path, card: registry.DatasetCard) -> None:
+def _write_origin(folder: Path, card: registry.DatasetCard, fingerprint: str) -> None:
     """Says beside the files whose they are, under what licence, and which state of the data this is."""
     lines = (
         f"{card.name}: {card.title}",
         f"Homepage: {card.homepage}",
         f"Licence: {card.licence}",
         f"Citation: {card.citation}",
-        f"Fingerprint: {prepared.fingerprint(card.name)}",
+        f"Fingerprint: {fingerprint}",
     )
     (folder / "ORIGIN.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
