@@ -34,12 +34,17 @@ _GREY = 114.0
 _META = ("img_id", "ori_shape", "img_shape", "flip", "flip_direction", "scale_factor", "pad_param")
 
 
+KEPT_BYTES = 4 * 2**30
+"""Decoded images of a split are kept in memory up to so many bytes; beyond, each draw decodes its image again."""
+
+
 class DefectDataset(BaseDataset):
     """A split of a labelled dataset, for mmengine.
 
-    Every image is decoded once and kept in memory at training size: its longer side is `image_size` pixels (area
-    interpolation when it shrinks, bilinear when it grows), uint8, BGR as mmyolo's transforms expect. Boxes are scaled
-    with it; predictions go back to the original pixels through `scale_factor` and `ori_shape`.
+    Every image is decoded once and kept in memory at training size (a split too large for that is decoded at each draw;
+    the pixels are the same): its longer side is `image_size` pixels (area interpolation when it shrinks, bilinear when
+    it grows), uint8, BGR as mmyolo's transforms expect. Boxes are scaled with it; predictions go back to the original
+    pixels through `scale_factor` and `ori_shape`.
 
     Args:
         split: Rows in the detection schema, sorted by the caller if order matters.
@@ -49,25 +54,26 @@ class DefectDataset(BaseDataset):
     """
 
     def __init__(self, split: datasets.Dataset, image_size: int, pipeline: list[Any], *, test_mode: bool):
-        self._split = split
+        import datasets
+
+        self._encoded = split.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        self._annotations = split.select_columns(["width", "height", "objects"])
         self._image_size = image_size
-        self._images: list[np.ndarray] = []
+        self._images: list[np.ndarray] | None = None
         classes = tuple(split.features["objects"]["category"].feature.names)
         super().__init__(
             metainfo={"classes": classes}, pipeline=[], test_mode=test_mode, serialize_data=False
         )
         self.pipeline = Compose(pipeline)
-        del self._split
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Decodes every image and returns what mmengine needs of each row."""
-        import datasets
-
+        """Returns what mmengine needs of each row, and decodes the images where they fit into memory."""
         rows = []
-        encoded = self._split.cast_column("image", datasets.Image(decode=False))
-        for index, row in enumerate(encoded):
-            image, scale = _fit(decode_image(row["image"]["bytes"]), self._image_size)
-            self._images.append(image)
+        pixels = 0
+        for index, row in enumerate(self._annotations):
+            size = _fitted_size(row["width"], row["height"], self._image_size)
+            pixels += size[0] * size[1]
+            scale = (size[0] / row["width"], size[1] / row["height"])
             objects = row["objects"]
             factors = np.array([scale[0], scale[1], scale[0], scale[1]])
             instances = [
@@ -82,13 +88,26 @@ class DefectDataset(BaseDataset):
                     "instances": instances,
                 }
             )
+        if 3 * pixels <= KEPT_BYTES:
+            self._images = [self._decode(index) for index in range(len(rows))]
         return rows
+
+    def _decode(self, index: int) -> np.ndarray:
+        image = decode_image(self._encoded[index]["image"]["bytes"])
+        size = _fitted_size(image.shape[1], image.shape[0], self._image_size)
+        if size != (image.shape[1], image.shape[0]):
+            shrinks = self._image_size < max(image.shape[:2])
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        bgr = np.ascontiguousarray(image[:, :, ::-1])
+        bgr.setflags(write=False)
+        return bgr
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Returns a row with its image (H, W, 3), uint8, BGR."""
         info = super().get_data_info(idx)
+        image = self._images[idx] if self._images is not None else self._decode(idx)
         # The kept image is read-only. Training transforms make new ones; the letterbox may hand the same one on.
-        image = self._images[idx].copy() if self.test_mode else self._images[idx]
+        image = image.copy() if self.test_mode else image
         info.update(img=image, img_shape=image.shape[:2], height=image.shape[0], width=image.shape[1])
         if not self.test_mode:
             del info["scale_factor"]
@@ -107,15 +126,10 @@ def _corners(box: list[float]) -> np.ndarray:
     return np.array([x, y, x + w, y + h])
 
 
-def _fit(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[float, float]]:
-    height, width = image.shape[:2]
+def _fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Returns (width, height) of an image whose longer side becomes `size` pixels."""
     ratio = size / max(height, width)
-    fitted = (max(round(width * ratio), 1), max(round(height * ratio), 1))
-    interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
-    resized = image if fitted == (width, height) else cv2.resize(image, fitted, interpolation=interpolation)
-    bgr = np.ascontiguousarray(resized[:, :, ::-1])
-    bgr.setflags(write=False)
-    return bgr, (fitted[0] / width, fitted[1] / height)
+    return max(round(width * ratio), 1), max(round(height * ratio), 1)
 
 
 def train_pipeline(image_size: int, augmentation: Augmentation, *, mosaic: bool) -> list[Any]:
