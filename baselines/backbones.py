@@ -1,4 +1,4 @@
-"""The backbones of the benchmark, described as data in `backbones.yaml` and built from mmyolo's and mmdet's classes."""
+"""The backbones of the benchmark: data in `backbones.yaml`, built from classes of mmyolo, mmdet and timm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Backbone:
     """One backbone at one size.
 
     Attributes:
-        name: Family: `csp_darknet`, `resnet` or `swin`.
+        name: Family, such as `csp_darknet` or `swin`.
         variant: Size within the family, such as `n`, `50` or `base`.
         title: Name for people.
         config: Settings that mmengine's registry builds it from.
