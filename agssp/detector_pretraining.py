@@ -46,7 +46,7 @@ class DetectorResult:
         curve: One entry an epoch: epoch, losses by name, lr.
         boxes: Boxes it was trained on.
         negatives: Images without boxes.
-        trainable: Trainable parameters: those of the frozen stages are not among them.
+        parameters: Trainable parameters: those of the frozen stages are not among them.
         seconds: Wall time over all interruptions.
         peak: Highest memory use.
         resumes: How often the training was taken up again.
@@ -57,7 +57,7 @@ class DetectorResult:
     curve: list[dict[str, Any]]
     boxes: int
     negatives: int
-    trainable: int
+    parameters: int
     seconds: float
     peak: Peak
     resumes: int
@@ -128,7 +128,7 @@ def pretrain_detector(
         curve=history.curve,
         boxes=sum(counts),
         negatives=counts.count(0),
-        trainable=count_parameters(model),
+        parameters=count_parameters(model),
         seconds=history.seconds,
         peak=memory.peak,
         resumes=history.resumes,

@@ -13,9 +13,19 @@ from datasets_builders.corpus.catalogue import is_corpus, names
 from datasets_builders.corpus.prepared import (
     PreparedCorpus,
     fingerprint,
+    full_name,
     is_ready,
     load_corpus,
     prepare_corpus,
 )
 
-__all__ = ["PreparedCorpus", "fingerprint", "is_corpus", "is_ready", "load_corpus", "names", "prepare_corpus"]
+__all__ = [
+    "PreparedCorpus",
+    "fingerprint",
+    "full_name",
+    "is_corpus",
+    "is_ready",
+    "load_corpus",
+    "names",
+    "prepare_corpus",
+]
