@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from agssp.pseudo_boxes import BoxSettings
+from agssp.box_settings import BoxSettings
 from baselines.training.recipes import DetectorTraining, Optimizer, Settings
 from datasets_builders.errors import UserError, unknown_name
 
