@@ -17,6 +17,13 @@ _NORM = {"type": "BN", "momentum": 0.03, "eps": 0.001}
 _ACTIVATION = {"type": "SiLU", "inplace": True}
 
 
+def backbone_config(backbone: Backbone) -> dict[str, Any]:
+    """Describes a backbone, as it stands in our detectors, for mmengine's registry."""
+    # CSPDarknet takes the activation and norm of the detector around it.
+    shared = {"norm_cfg": _NORM, "act_cfg": _ACTIVATION} if backbone.name == "csp_darknet" else {}
+    return {**backbone.config, **shared}
+
+
 def detector_config(
     detector: str,
     backbone: Backbone,
@@ -46,8 +53,6 @@ def detector_config(
         raise unknown_name("detector", detector, DETECTORS, see="python -m benchmark list")
     neck = backbone.neck
     widen = neck["widen_factor"]
-    # CSPDarknet scales its channels itself and takes the activation and norm of the detector around it.
-    shared = {"norm_cfg": _NORM, "act_cfg": _ACTIVATION} if backbone.name == "csp_darknet" else {}
     return {
         "type": "mmyolo.YOLODetector",
         "data_preprocessor": {
@@ -56,7 +61,7 @@ def detector_config(
             "std": [255.0, 255.0, 255.0],
             "bgr_to_rgb": True,
         },
-        "backbone": {**backbone.config, **shared},
+        "backbone": backbone_config(backbone),
         "neck": {
             "type": "mmyolo.YOLOv8PAFPN",
             "deepen_factor": 0.33,
@@ -130,6 +135,8 @@ def build_detector(config: dict[str, Any]) -> torch.nn.Module:
     import mmyolo.models  # noqa: F401  (registers the classes)
     from mmengine import ConfigDict
     from mmyolo.registry import MODELS
+
+    import baselines.lite0  # noqa: F401  (registers the class)
 
     return MODELS.build(ConfigDict(config))
 

@@ -1,4 +1,4 @@
-"""The optimiser of every detector training."""
+"""The optimiser of every training."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from baselines.training.recipes import DetectorTraining
+from baselines.training.recipes import DetectorTraining, Optimizer
 
 
 def optim_wrapper(model: nn.Module, recipe: DetectorTraining) -> OptimWrapper:
+    """Builds the optimiser of a detector, with gradients clipped."""
+    return OptimWrapper(
+        build_optimizer(model, recipe.optimizer), clip_grad={"max_norm": recipe.clip_grad_norm}
+    )
+
+
+def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
     """Builds the optimiser: every trainable parameter exactly once, in the three groups of YOLO's recipe.
 
     Weights of convolutions and linear layers decay; norms and other tables (Swin's relative positions) do not; biases
@@ -26,9 +33,9 @@ def optim_wrapper(model: nn.Module, recipe: DetectorTraining) -> OptimWrapper:
             others.append(parameter)
         else:
             weights.append(parameter)
-    settings = recipe.optimizer.model_dump(exclude_none=True)
+    settings = recipe.model_dump(exclude_none=True)
     kind, decay = settings.pop("type"), settings.pop("weight_decay")
-    optimizer = getattr(torch.optim, kind)(
+    return getattr(torch.optim, kind)(
         [
             {"params": weights, "weight_decay": decay},
             {"params": others, "weight_decay": 0.0},
@@ -36,7 +43,6 @@ def optim_wrapper(model: nn.Module, recipe: DetectorTraining) -> OptimWrapper:
         ],
         **settings,
     )
-    return OptimWrapper(optimizer, clip_grad={"max_norm": recipe.clip_grad_norm})
 
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
