@@ -44,11 +44,13 @@ class Trust(StrEnum):
     """Its weights were finetuned again by a maintainer, with an agreeing result."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record: frozen, no unknown names, no NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class CellIdentity(_Part):
+class CellIdentity(Part):
     """Which cell of the benchmark this is."""
 
     backbone: Slug
@@ -73,7 +75,7 @@ class CellIdentity(_Part):
         return f"{self.backbone}-{self.variant}{method}_{self.mode}_{self.detector}_seed{self.seed}"
 
 
-class ProtocolUsed(_Part):
+class ProtocolUsed(Part):
     """The rules it was measured by."""
 
     name: Slug
@@ -91,7 +93,7 @@ class ProtocolUsed(_Part):
         return f"{self.name}-v{self.version}"
 
 
-class DatasetUsed(_Part):
+class DatasetUsed(Part):
     """The labelled data it was measured on."""
 
     name: Text
@@ -111,7 +113,7 @@ class DatasetUsed(_Part):
         return sum(self.splits.values())
 
 
-class EpochResult(_Part):
+class EpochResult(Part):
     """The detector after one epoch."""
 
     epoch: Epoch
@@ -122,7 +124,7 @@ class EpochResult(_Part):
     """Content hash of the detections they were computed from (`Detections.sha256`)."""
 
 
-class CurvePoint(_Part):
+class CurvePoint(Part):
     """One epoch of training."""
 
     epoch: Epoch
@@ -137,13 +139,15 @@ class CurvePoint(_Part):
     """mAP@.5:.95 in percent; None where the epoch was not validated."""
 
 
-class WeightsReport(_Part):
+class WeightsReport(Part):
     """What became of the pretrained weights when they were loaded."""
 
     source: Text
     """Where they came from: a file's name, an address, an artifact."""
     sha256: Sha256
     """Of the file."""
+    scope: Literal["backbone", "detector"]
+    """What of them was taken: the backbone, or neck and head too."""
     loaded: Amount
     """Number of tensors taken over."""
     reinitialised: Names
@@ -156,7 +160,31 @@ class WeightsReport(_Part):
     """Share of the backbone's parameters that were loaded."""
 
 
-class StageCost(_Part):
+class StageUsed(Part):
+    """One finished stage of the pretraining behind a cell; cells share it."""
+
+    key: Sha256
+    """Content key of `inputs`."""
+    inputs: Settings
+    """All that changes its result: versions, settings, keys of earlier stages, fingerprints, seed."""
+    summary: Settings
+    """What it told of itself: counts, first and last losses."""
+
+
+class Pretraining(Part):
+    """How the weights were made, where they were made by this project's stages."""
+
+    corpus: Text
+    """Name of the images."""
+    corpus_fingerprint: Sha256
+    """Of the images."""
+    maps: Text | None
+    """Source of the anomaly maps, such as `kead:tiny`; None where none guided it."""
+    stages: Annotated[dict[Slug, StageUsed], Field(min_length=1, max_length=10)]
+    """By kind: `maps`, `boxes`, `backbone`, `detector`."""
+
+
+class StageCost(Part):
     """What one stage took."""
 
     seconds: Annotated[float, Field(ge=0)]
@@ -171,7 +199,11 @@ def _utc(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(microsecond=0)
 
 
-class Record(_Part):
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+"""A time in UTC, to the second."""
+
+
+class Record(Part):
     """One finished cell."""
 
     schema_version: Literal[1] = 1
@@ -194,6 +226,8 @@ class Record(_Part):
     """The training, epoch by epoch."""
     weights: WeightsReport | None
     """None where training began from random values."""
+    pretraining: Pretraining | None = None
+    """None where the weights came from elsewhere, or there were none."""
     parameters: Amount
     """Trainable parameters of the detector."""
     cost: Annotated[dict[Slug, StageCost], Field(max_length=50)]
@@ -204,7 +238,7 @@ class Record(_Part):
     """How it came to be."""
     environment: Environment
     """With which software, on which machine."""
-    created: Annotated[AwareDatetime, AfterValidator(_utc)]
+    created: Moment
     """When it was finished, UTC."""
 
     @model_validator(mode="after")
@@ -255,7 +289,7 @@ class Record(_Part):
         return "last.parquet", "last.parquet" if equal else "best.parquet"
 
 
-def to_json(record: Record) -> str:
+def to_json(record: Part) -> str:
     """Returns the record as its file holds it: sorted, indented, short lists and objects on one line."""
     return _lay_out(record.model_dump(mode="json"), 0) + "\n"
 

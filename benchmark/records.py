@@ -12,9 +12,9 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -26,9 +26,12 @@ from benchmark.record_schema import (
     CurvePoint,
     DatasetUsed,
     EpochResult,
+    Part,
+    Pretraining,
     ProtocolUsed,
     Record,
     StageCost,
+    StageUsed,
     Trust,
     WeightsReport,
     to_json,
@@ -44,10 +47,12 @@ __all__ = [
     "Environment",
     "EpochResult",
     "Metrics",
+    "Pretraining",
     "ProtocolUsed",
     "Quarantined",
     "Record",
     "StageCost",
+    "StageUsed",
     "StoredRecord",
     "Trust",
     "WeightsReport",
@@ -60,6 +65,8 @@ __all__ = [
 
 RECORD_FILE = "record.json"
 MAX_RECORD_BYTES = 16 * 2**20
+
+AnyRecord = TypeVar("AnyRecord", bound=Part)
 
 _log = logging.getLogger(__name__)
 
@@ -100,14 +107,37 @@ def write_record(
     for result, detections in ((record.last, detections_last), (record.best, detections_best)):
         if result.detections_sha256 != detections.sha256():
             raise ValueError(f"detections of epoch {result.epoch} are not the ones that the record names")
-    folder = results / record.folder
+
+    def fill(folder: Path) -> None:
+        # Where both are equal they share one name, and the second writing changes nothing.
+        for name, detections in zip(record.detections_files, (detections_last, detections_best), strict=True):
+            detections.save(folder / name)
+
+    path = results / record.folder / RECORD_FILE
+    return path if store_folder(path, results, record, fill) else _existing(path, record)
+
+
+def store_folder(path: Path, results: Path, record: Part, fill: Callable[[Path], None]) -> bool:
+    """Stores a record's folder; it appears whole or not at all, and never replaces another.
+
+    Args:
+        path: The record's file in its folder.
+        results: The results folder, for messages.
+        record: What the file holds.
+        fill: Writes what belongs beside it into a folder.
+
+    Returns:
+        Whether it was stored; if not, a folder with content stands there.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    folder = path.parent
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
-        # Where both are equal they share one name, and the second writing changes nothing.
-        for name, detections in zip(record.detections_files, (detections_last, detections_best), strict=True):
-            detections.save(temporary / name)
-        with (temporary / RECORD_FILE).open("x", encoding="utf-8") as file:
+        fill(temporary)
+        with (temporary / path.name).open("x", encoding="utf-8") as file:
             file.write(to_json(record))
             file.flush()
             os.fsync(file.fileno())
@@ -116,14 +146,14 @@ def write_record(
         except OSError:
             if not folder.exists():
                 raise
-            return _existing(folder / RECORD_FILE, record)
+            return False
     except OSError as error:
         raise UserError(
             f"Cannot write to {results}: {error.strerror or error}. Choose another folder with --results DIR."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder / RECORD_FILE
+    return True
 
 
 def _existing(path: Path, record: Record) -> Path:
@@ -146,9 +176,21 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: Missing, too large, damaged, of another format, or contradicting itself; names the file.
     """
-    path = path / RECORD_FILE if path.is_dir() else path
+    return read_model(path / RECORD_FILE if path.is_dir() else path, Record)
+
+
+def read_model(path: Path, model: type[AnyRecord]) -> AnyRecord:
+    """Reads a record of any kind from its file; nothing in it is trusted.
+
+    Args:
+        path: The file.
+        model: What it must hold.
+
+    Raises:
+        UserError: As `read_record`.
+    """
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"No record {path}. A record is a folder with {RECORD_FILE} in it.")
+        raise UserError(f"No record {path}. A record is a folder with {path.name} in it.")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_RECORD_BYTES + 1)
@@ -162,7 +204,7 @@ def read_record(path: Path) -> Record:
             raise UserError(
                 f"{path}: written by a newer version of this project. Update it: pip install -U agssp-bench"
             )
-        return Record.model_validate_json(content, strict=True)
+        return model.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: not a valid record: {_reasons(error)}") from None
     except (ValueError, RecursionError) as error:
@@ -194,18 +236,33 @@ def iter_records(results: Path) -> Iterator[StoredRecord | Quarantined]:
     Yields:
         A record with its file, or a file that is no valid record and why.
     """
-    if not results.is_dir():
-        return
-    unreadable: list[OSError] = []
-    for folder, subfolders, files in os.walk(results, onerror=unreadable.append):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if RECORD_FILE not in files:
+    for path in record_files(results, RECORD_FILE):
+        if isinstance(path, Quarantined):
+            yield path
             continue
-        path = Path(folder) / RECORD_FILE
         try:
             yield StoredRecord(path, read_record(path))
         except UserError as error:
             yield Quarantined(path, str(error))
+
+
+def record_files(results: Path, name: str) -> Iterator[Path | Quarantined]:
+    """Finds files of one name under a folder, in the order of their paths.
+
+    Args:
+        results: The results folder; where it does not exist there are none.
+        name: Such as `record.json`.
+
+    Yields:
+        A file, or at the end a folder that cannot be read and why.
+    """
+    if not results.is_dir():
+        return
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(results, onerror=unreadable.append):
+        subfolders[:] = sorted(child for child in subfolders if not child.startswith("."))
+        if name in files:
+            yield Path(folder) / name
     for failure in unreadable:
         yield Quarantined(Path(failure.filename), f"Cannot read {failure.filename}: {failure.strerror}.")
 
