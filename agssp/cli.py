@@ -32,9 +32,69 @@ class Device(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
-@app.callback()
-def _several_commands() -> None:
-    """Keeps typer from running the only command without its name."""
+@app.command()
+def maps(
+    dataset: Annotated[str, typer.Argument(help="Dataset or corpus; see python -m datasets_builders list.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.", show_default=False)],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--maps",
+            help="kead:tiny, kead:base, kead:large, kead:huge, kead:MODEL/TAG, winclip:ENCODER, memory:lite0, oracle, "
+            "random or folder:DIR; kead:tiny by default.",
+            metavar="SOURCE",
+            show_default=False,
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Short for --maps kead:ENCODER.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset: train or validation.")] = "train",
+    shots: Annotated[int, typer.Option(min=0, help="Normal samples of each category; 0: none.")] = 4,
+    normals: Annotated[
+        str,
+        typer.Option(
+            help="Which samples: auto, labelled (images without objects), or a file of image ids.",
+            metavar="RULE",
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of samples, and of random maps.")] = 0,
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="Local file with the encoder's weights.", show_default=False)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the encoder: auto, fp32, bf16 or fp16.", show_default=False)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    num_shards: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    shard: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make the anomaly maps of a dataset: a Parquet dataset with one map an image.
+
+    An interrupted run goes on where it was when the same command is given again. Several processes may share the work
+    (--num-shards, --shard, same --out): the last one to finish joins the parts.
+    """
+    from agssp.mapping_command import make
+
+    if source is not None and encoder is not None:
+        raise UserError("--encoder E is short for --maps kead:E: give one of them.")
+    outcome = make(
+        dataset=dataset,
+        spec=source or f"kead:{encoder or 'tiny'}",
+        out=out,
+        split=split,
+        shots=shots,
+        normals=normals,
+        seed=seed,
+        encoder_weights=encoder_weights,
+        precision=precision,
+        device=device.value,
+        num_shards=num_shards,
+        shard=shard,
+    )
+    if as_json:
+        _print_json(outcome)
 
 
 def _print_json(value: Any) -> None:
@@ -73,7 +133,7 @@ def boxes(
 ) -> None:
     """Make pseudo boxes from anomaly maps: the regions above each category's own threshold."""
     from agssp import box_command
-    from agssp.pseudo_boxes import BoxSettings
+    from agssp.box_settings import BoxSettings
 
     exports = {style: folder for style, folder in (("coco", coco), ("yolo", yolo)) if folder is not None}
     settings = BoxSettings(margin, image_gate, top, nms, outline)
@@ -82,6 +142,36 @@ def boxes(
         _print_json(facts)
     else:
         box_command.print_facts(facts)
+
+
+@app.command()
+def visualize(
+    maps: Annotated[list[Path], typer.Argument(help="Folders that `maps` wrote, one a source.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.", show_default=False)],
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `boxes` wrote from the first of the maps.", show_default=False),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset or corpus of the images; that of the maps by default.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Its split; that of the maps by default.", show_default=False)
+    ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Image to draw; may be repeated.", show_default=False)
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, max=200, help="Without --id: number of images.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Without --id: chooses the images.")] = 0,
+) -> None:
+    """Draw images with their maps side by side, and with boxes also their masks and boxes."""
+    from agssp.visualize import draw
+
+    drawn = draw(maps, boxes, images, split, ids or [], number, seed, out)
+    typer.echo(f"wrote {out}: {len(drawn)} images")
 
 
 def run_app(arguments: list[str]) -> int:

@@ -51,7 +51,8 @@ class EncodedImage:
             UserError: The bytes are no image.
         """
         try:
-            return MapInput(self.image_id, self.category, decode_image(self.image), mask)
+            # Copied because torch takes only arrays that can be written to; Pillow's cannot.
+            return MapInput(self.image_id, self.category, decode_image(self.image).copy(), mask)
         except ImageError as error:
             raise UserError(
                 f"Image {self.image_id!r} cannot be read: {error}. Prepare its dataset again."

@@ -1,0 +1,1 @@
+"""The sources of anomaly maps, one file each; `agssp.map_sources` opens them."""
