@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agssp.box_settings import BoxSettings
 from agssp.box_store import BoxStore
 from agssp.map_store import open_maps
-from agssp.pseudo_boxes import BoxSettings, make_boxes
+from agssp.pseudo_boxes import make_boxes
 from datasets_builders.errors import UserError
 
 

@@ -19,13 +19,14 @@ def map_row(
     return MapRow(image_id, category, *size, score, stored)
 
 
-def store_maps(folder: Path, rows: Sequence[MapRow], dataset: str = "none", split: str = "train") -> MapStore:
-    """Writes rows as a finished store."""
+def store_maps(folder: Path, rows: Sequence[MapRow], dataset: dict[str, Any] | None = None) -> MapStore:
+    """Writes rows as a finished store; `dataset` is the identity of the images."""
     folder.mkdir(parents=True)
     part = folder.with_name(f"{folder.name}.part")
     write_part(part, rows, "key")
-    identity = {"request": {"dataset": dataset, "split": split, "source": {"name": "made"}}, "normals": {}}
-    write_store(folder, [read_part(part, "key")], len(rows), split, identity)
+    dataset = dataset or {"name": "none", "split": "train", "fingerprint": ""}
+    identity = {"request": {"dataset": dataset, "source": {"name": "made"}}, "normals": {}}
+    write_store(folder, [read_part(part, "key")], len(rows), dataset["split"], identity)
     part.unlink()
     return open_maps(folder)
 

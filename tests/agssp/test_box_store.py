@@ -13,8 +13,9 @@ import pytest
 from made_maps import map_row, store_maps
 
 from agssp import box_dataset
+from agssp.box_settings import BoxSettings
 from agssp.box_store import BoxRow, BoxStore, open_boxes, write_boxes
-from agssp.pseudo_boxes import BoxSettings, make_boxes
+from agssp.pseudo_boxes import make_boxes
 from datasets_builders.errors import UserError
 from datasets_builders.images import encode_png
 from datasets_builders.schema import detection_features

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from literal_boxes import literal_boxes, literal_upsample
 from made_maps import defect_map, map_row, store_maps
 
-from agssp.pseudo_boxes import OUTLINES, Boxes, BoxSettings, boxes_from_map, make_boxes, thresholds
+from agssp.box_settings import OUTLINES, BoxSettings
+from agssp.pseudo_boxes import Boxes, boxes_from_map, make_boxes, thresholds
 from agssp.upsampling import upsample
 from datasets_builders.errors import UserError
 
