@@ -129,6 +129,16 @@ def _kead(encoder: str, seed: int, device: str, options: SourceOptions) -> MapSo
     return KeADSource(encoder, device, options.encoder_weights, options.precision or "auto", options.settings)
 
 
+def _winclip(encoder: str, seed: int, device: str, options: SourceOptions) -> MapSource:
+    from agssp.sources.winclip import WinClipSource
+
+    if options.settings or options.precision not in (None, "fp32"):
+        raise UserError(
+            "winclip has no settings, and computes in fp32. Leave out --precision and the switches."
+        )
+    return WinClipSource(encoder, device, options.encoder_weights)
+
+
 def _memory(network: str, seed: int, device: str, options: SourceOptions) -> MapSource:
     from agssp.sources.memory import MemorySource
 
@@ -157,6 +167,7 @@ def _folder(folder: str, seed: int, device: str, options: SourceOptions) -> MapS
 
 _OPENERS: dict[str, Callable[[str, int, str, SourceOptions], MapSource]] = {
     "kead": _kead,
+    "winclip": _winclip,
     "memory": _memory,
     "oracle": _oracle,
     "random": _random,
@@ -164,6 +175,7 @@ _OPENERS: dict[str, Callable[[str, int, str, SourceOptions], MapSource]] = {
 }
 _FORMS = {
     "kead": "kead:ENCODER",
+    "winclip": "winclip:ENCODER",
     "memory": "memory:lite0",
     "oracle": "oracle",
     "random": "random",

@@ -152,6 +152,11 @@ class Encoder:
         self._mean = torch.tensor(config["mean"], device=self._device).view(3, 1, 1) * 255
         self._std = torch.tensor(config["std"], device=self._device).view(3, 1, 1) * 255
 
+    @property
+    def clip(self) -> open_clip.CLIP:
+        """The model itself; whoever changes it needs an encoder of their own."""
+        return self._model
+
     def preprocess(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Resizes images to the encoder's square (bicubic with antialiasing) and normalises them.
 
