@@ -78,7 +78,7 @@ class Stage:
         settings: All that changes its result, besides the stages before it; called once these are there.
         upstream: The stages whose results it takes, by kind.
         work: Makes the result in a folder.
-        trains: Whether it reports training events.
+        long: Whether it takes long enough to report progress.
     """
 
     kind: str
@@ -86,7 +86,7 @@ class Stage:
     settings: Callable[[], dict[str, Any]]
     upstream: dict[str, Stage]
     work: Callable[[Path, dict[str, Artifact], Feed], Made]
-    trains: bool = False
+    long: bool = False
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -184,6 +184,10 @@ def _maps(request: Request, setup: recipes.Setup, corpus: str, source: str) -> S
 
     def work(folder: Path, above: dict[str, Artifact], feed: Feed) -> Made:
         from agssp.mapping import make_maps
+        from baselines.training.hooks import TrainingEvent
+
+        def tell(done: int, total: int) -> None:
+            feed(TrainingEvent(done, total, epoch=1, epochs=1, loss=None, map50=None))
 
         store = make_maps(
             corpus,
@@ -192,12 +196,13 @@ def _maps(request: Request, setup: recipes.Setup, corpus: str, source: str) -> S
             normals=wanted.normals,
             seed=wanted.seed,
             out=folder / "maps",
+            on_progress=tell,
         )
         return Made(
             {"source": source, "maps": len(store), "grid": list(store.grid), "fingerprint": store.fingerprint}
         )
 
-    return Stage("maps", f"anomaly maps of {corpus} by {source}", settings, {}, work)
+    return Stage("maps", f"anomaly maps of {corpus} by {source}", settings, {}, work, long=True)
 
 
 def _boxes(setup: recipes.Setup, maps: Stage) -> Stage:
@@ -260,7 +265,7 @@ def _backbone(request: Request, corpus: str, maps: Stage | None, init: LocalWeig
 
     guided = " guided by the maps" if maps is not None else ""
     title = f"{request.backbone.id} backbone by {request.method} on {corpus}{guided}"
-    return Stage("backbone", title, settings, {"maps": maps} if maps is not None else {}, work, trains=True)
+    return Stage("backbone", title, settings, {"maps": maps} if maps is not None else {}, work, long=True)
 
 
 def _detector(request: Request, corpus: str, boxes: Stage, backbone: Stage) -> Stage:
@@ -297,7 +302,7 @@ def _detector(request: Request, corpus: str, boxes: Stage, backbone: Stage) -> S
         )
 
     title = f"{request.detector} on the pseudo boxes"
-    return Stage("detector", title, settings, {"boxes": boxes, "backbone": backbone}, work, trains=True)
+    return Stage("detector", title, settings, {"boxes": boxes, "backbone": backbone}, work, long=True)
 
 
 def _training(result: BackboneResult | DetectorResult) -> dict[str, Any]:

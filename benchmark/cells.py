@@ -6,25 +6,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from agssp.stages import backbone_of
 from baselines import backbones
 from baselines.detectors import DETECTORS
+from benchmark.modes import MODES, Choice, Start, check_choice
 from benchmark.protocol import Protocol
 from datasets_builders import registry
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import content_key
-
-MODES = {
-    "scratch": "random initialisation",
-    "imagenet": "backbone pretrained on ImageNet",
-    "coco": "whole detector pretrained on COCO",
-    "industrial": "backbone pretrained on the industrial corpus",
-    "agbp": "backbone pretrained on the corpus, guided by anomaly maps",
-    "agssp": "backbone and detector pretrained on the corpus, guided by anomaly maps and pseudo boxes",
-}
-"""Pretraining modes: the rows of the paper's Table 2."""
-
-AVAILABLE_MODES = ("scratch",)
-"""Modes that this version can run."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class Cell:
     Attributes:
         backbone: Family, such as `swin`.
         variant: Its size, such as `nano`.
-        method: How the backbone was pretrained; `-` where it was not.
+        method: How the backbone was pretrained, `detection` with the whole detector, `-` not at all.
         mode: A key of `MODES`.
         detector: A name of `DETECTORS`.
         dataset: A dataset's name.
@@ -52,8 +41,10 @@ class Cell:
     @property
     def title(self) -> str:
         """One line for people."""
+        method = "" if self.method in ("-", "detection") else f" ({self.method})"
         return (
-            f"{self.backbone}:{self.variant} {self.mode} {self.detector} on {self.dataset}, seed {self.seed}"
+            f"{self.backbone}:{self.variant} {self.mode}{method} {self.detector} on {self.dataset},"
+            f" seed {self.seed}"
         )
 
 
@@ -61,7 +52,7 @@ def expand(
     protocol: Protocol,
     *,
     backbone: str,
-    mode: str,
+    choice: Choice,
     detector: str = "yolov8",
     datasets: list[str] | None = None,
     seeds: list[int] | None = None,
@@ -71,28 +62,20 @@ def expand(
     Args:
         protocol: Gives variant, datasets and seeds where the user named none.
         backbone: `name` or `name:variant`.
-        mode: A key of `MODES`.
+        choice: How the weights come to be.
         detector: A name of `DETECTORS`.
         datasets: Dataset names; None takes the protocol's first, `["all"]` all of the protocol's.
         seeds: Distinct seeds; None takes the protocol's.
 
     Raises:
-        UserError: An unknown name, a mode that this version cannot run, a repeated or negative seed.
+        UserError: An unknown name, a combination that cannot be, a repeated or negative seed.
     """
-    name, _, variant = backbone.partition(":")
-    known = backbones.variants(name)
-    if not variant:
-        variant = protocol.variants.get(name, known[0])
-    backbones.get(name, variant)
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES, see="python -m benchmark list")
-    if mode not in AVAILABLE_MODES:
-        raise UserError(
-            f"Mode {mode!r} cannot run in this version; it can run: {', '.join(AVAILABLE_MODES)}."
-            " See: python -m benchmark list"
-        )
+    model = backbone_of(backbone, protocol.variants)
+    if choice.mode not in MODES:
+        raise unknown_name("mode", choice.mode, MODES, see="python -m benchmark list")
     if detector not in DETECTORS:
         raise unknown_name("detector", detector, DETECTORS, see="python -m benchmark list")
+    check_choice(choice, model, detector)
     chosen = list(protocol.datasets[:1]) if datasets is None else datasets
     chosen = list(protocol.datasets) if chosen == ["all"] else chosen
     for dataset in chosen:
@@ -101,13 +84,13 @@ def expand(
     if len(set(numbers)) != len(numbers) or any(seed < 0 for seed in numbers):
         raise UserError(f"Seeds must be distinct and not negative, not {numbers}. Try: --seeds 0 1 2")
     return [
-        Cell(name, variant, "-", mode, detector, dataset, seed)
+        Cell(model.name, model.variant, choice.resolved_method, choice.mode, detector, dataset, seed)
         for dataset, seed in product(dict.fromkeys(chosen), numbers)
     ]
 
 
 def cell_identity(
-    cell: Cell, protocol: Protocol, *, dataset_fingerprint: str, stage_version: int
+    cell: Cell, protocol: Protocol, start: Start, *, dataset_fingerprint: str, stage_version: int
 ) -> dict[str, Any]:
     """Returns everything that changes a cell's number, and nothing else (no device, workers, paths, logging)."""
     return {
@@ -121,6 +104,7 @@ def cell_identity(
         "dataset_fingerprint": dataset_fingerprint,
         "weights_sha256": None,
         "seed": cell.seed,
+        **start.identity(),
     }
 
 

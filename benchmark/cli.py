@@ -38,8 +38,15 @@ Results = Annotated[Path, typer.Option("--results", help="Folder of records.")]
 
 @app.command()
 def run(
-    backbone: Annotated[str, typer.Option(help="csp_darknet, resnet or swin; with a size: swin:tiny.")],
-    mode: Annotated[str, typer.Option(help="How the weights came to be, such as scratch.")],
+    backbone: Annotated[
+        str, typer.Option(help="csp_darknet, resnet, swin or lite0; with a size: swin:tiny.")
+    ],
+    mode: Annotated[
+        str, typer.Option(help="Pretraining: scratch, imagenet, coco, industrial, agbp or agssp.")
+    ],
+    method: Annotated[
+        str | None, typer.Option(help="How the backbone is pretrained: cls, mocov3 or simmim.")
+    ] = None,
     dataset: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,6 +58,20 @@ def run(
     seeds: Annotated[
         list[int] | None, typer.Option(help="Seeds; the protocol's by default.", metavar="S ...")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights instead of the mode's public ones: a file or hub:// address.")
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(help="Source of anomaly maps: kead:tiny, memory:lite0, oracle, random, folder:DIR."),
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Images of the pretraining.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights that the pretraining begins with; none: random values.")
+    ] = None,
+    pretraining_seed: Annotated[
+        int, typer.Option(help="Seed of the pretraining, which all cells share.")
+    ] = 0,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
     results: Results = RESULTS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -60,12 +81,13 @@ def run(
 
     Finished cells are not run again; an interrupted one goes on from its last epoch.
     """
+    from benchmark.modes import Choice
     from benchmark.run import run_cells
 
     try:
         outcome = run_cells(
             backbone=backbone,
-            mode=mode,
+            choice=Choice(mode, method, weights, maps, corpus, init, pretraining_seed),
             datasets=dataset,
             detector=detector,
             protocol_name=protocol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from benchmark.planning import Plan, backbone_title, dataset_state
+from benchmark.planning import Plan, backbone_title, corpus_state, dataset_state
 from datasets_builders import storage
 
 if TYPE_CHECKING:
+    from agssp.stages import Stage
     from baselines.training.hooks import TrainingEvent
 
 # Standard output is for results that a script may read.
@@ -53,6 +55,17 @@ def show_plan(plan: Plan) -> None:
     table.add_row(
         "recipe", f"{length}, batch {recipe.batch_size}, {recipe.image_size} px, {recipe.optimizer.type}"
     )
+    weights = plan.start.weights
+    if weights is not None:
+        table.add_row("weights", f"{weights.source} (sha256 {weights.sha256[:12]})")
+    for stage in plan.stages():
+        state = f"[green]{stage['status']}[/]" if stage["status"] == "ready" else stage["status"]
+        key = f" {stage['key'][:12]}" if stage["key"] else ""
+        table.add_row(stage["stage"], f"{stage['title']} ({state}{key})")
+    if plan.start.corpus is not None:
+        table.add_row("corpus", f"{plan.start.corpus} ({corpus_state(plan.start.corpus)})")
+    for note in plan.start.notes:
+        table.add_row("note", note)
     table.add_row("time", cost)
     table.add_row("device", plan.device)
     table.add_row("records", str(plan.results))
@@ -61,7 +74,20 @@ def show_plan(plan: Plan) -> None:
 
 
 @contextmanager
-def cell_progress(title: str) -> Iterator[Callable[[TrainingEvent], None]]:
+def show_stage(stage: Stage) -> Iterator[Callable[[TrainingEvent], None]]:
+    """Shows a stage of pretraining while it is made, and what it took; gives the function that feeds it."""
+    started = time.perf_counter()
+    if stage.long:
+        with training_progress(f"  {stage.kind}") as feed:
+            yield feed
+    else:
+        with console.status(f"  {stage.title}"):
+            yield lambda event: None
+    console.print(f"  {stage.title}: made in {duration(time.perf_counter() - started)}")
+
+
+@contextmanager
+def training_progress(title: str) -> Iterator[Callable[[TrainingEvent], None]]:
     """Shows a training's progress; gives the function that feeds it."""
     columns = (
         SpinnerColumn(),

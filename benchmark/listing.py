@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from agssp.recipes import METHODS
 from baselines import backbones
 from baselines.detectors import DETECTORS
-from benchmark.cells import AVAILABLE_MODES, MODES
+from benchmark.modes import MODES
 from datasets_builders import is_ready, registry
 
 
@@ -17,9 +18,8 @@ def inventory() -> dict[str, Any]:
     return {
         "backbones": {name: backbones.variants(name) for name in backbones.names()},
         "detectors": list(DETECTORS),
-        "modes": {
-            name: {"title": title, "available": name in AVAILABLE_MODES} for name, title in MODES.items()
-        },
+        "modes": dict(MODES),
+        "methods": {name: list(families) for name, families in METHODS.items()},
         "protocols": {name: protocol.load(name).title for name in protocol.names()},
         "datasets": {
             name: {
@@ -51,10 +51,14 @@ def print_inventory(found: dict[str, Any]) -> None:
         choices.add_row(name, ", ".join(sizes))
     console.print(choices)
     console.print(f"\n[bold]Detectors[/]\n{', '.join(found['detectors'])}\n")
-    modes = table("Modes", "mode", "pretraining", "in this version")
-    for name, mode in found["modes"].items():
-        modes.add_row(name, mode["title"], "yes" if mode["available"] else "not yet")
+    modes = table("Modes", "mode", "pretraining")
+    for name, title in found["modes"].items():
+        modes.add_row(name, title)
     console.print(modes)
+    methods = table("\nMethods of backbone pretraining", "method", "backbones")
+    for name, families in found["methods"].items():
+        methods.add_row(name, ", ".join(families))
+    console.print(methods)
     protocols = table("\nProtocols", "protocol", "")
     for name, title in found["protocols"].items():
         protocols.add_row(name, title)

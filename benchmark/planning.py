@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agssp.stages import describe
 from baselines import backbones
 from benchmark import protocol as protocols
 from benchmark.cells import Cell, expand
+from benchmark.modes import Choice, Start, start
 from benchmark.protocol import Protocol
+from datasets_builders import corpus as corpora
 from datasets_builders import prepared, registry
 from datasets_builders.errors import UserError
 
@@ -23,6 +26,8 @@ class Plan:
         reason: Why this one.
         device: `cpu` or `cuda`.
         cells: What is run, in order.
+        choice: How their weights come to be, as asked for.
+        start: What they begin with.
         results: Folder of records.
     """
 
@@ -30,6 +35,8 @@ class Plan:
     reason: str
     device: str
     cells: tuple[Cell, ...]
+    choice: Choice
+    start: Start
     results: Path
 
     @property
@@ -41,6 +48,12 @@ class Plan:
         """Expected wall seconds of one cell on the protocol's reference machine; None where never measured."""
         cell = self.cells[0]
         return self.protocol.estimate.seconds.get(f"{cell.backbone}:{cell.variant}")
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Returns each stage of pretraining with its key and whether it is there; keys need the corpus to be there."""
+        if self.start.corpus is None:
+            return []
+        return list(describe(list(self.start.stages), self.start.corpus))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan for `--json`."""
@@ -54,6 +67,11 @@ class Plan:
             "seconds_per_cell": self.seconds_per_cell(),
             "reference_machine": self.protocol.estimate.machine,
             "datasets": {name: dataset_state(name) for name in self.datasets},
+            "weights": None
+            if self.start.weights is None
+            else vars(self.start.weights) | {"path": str(self.start.weights.path)},
+            "corpus": self.start.corpus,
+            "stages": self.stages(),
             "cells": [vars(cell) for cell in self.cells],
         }
 
@@ -61,7 +79,7 @@ class Plan:
 def make_plan(
     *,
     backbone: str,
-    mode: str,
+    choice: Choice,
     detector: str,
     datasets: list[str] | None,
     protocol_name: str,
@@ -76,15 +94,21 @@ def make_plan(
     """
     # The cells are checked first under any protocol: a misspelt name must not wait for torch.
     draft = protocols.load("mini-v1" if protocol_name == "auto" else protocol_name)
-    expand(draft, backbone=backbone, mode=mode, detector=detector, datasets=datasets, seeds=seeds)
+    expand(draft, backbone=backbone, choice=choice, detector=detector, datasets=datasets, seeds=seeds)
     chosen_device = resolve_device(device)
     protocol, reason = (
         choose_protocol(chosen_device, datasets)
         if protocol_name == "auto"
         else (draft, "named on the command line")
     )
-    cells = expand(protocol, backbone=backbone, mode=mode, detector=detector, datasets=datasets, seeds=seeds)
-    plan = Plan(protocol, reason, chosen_device, tuple(cells), results)
+    cells = expand(
+        protocol, backbone=backbone, choice=choice, detector=detector, datasets=datasets, seeds=seeds
+    )
+    model = backbones.get(cells[0].backbone, cells[0].variant)
+    begin = start(choice, model, detector, recipe_set=protocol.id, device=chosen_device)
+    plan = Plan(protocol, reason, chosen_device, tuple(cells), choice, begin, results)
+    if begin.corpus is not None:
+        _check_corpus(begin.corpus)
     for name in plan.datasets:
         if dataset_state(name) == "partial" and not protocol.procedural:
             raise UserError(
@@ -97,6 +121,21 @@ def make_plan(
                 f" then: python -m datasets_builders prepare {registry.card(name).dataset} --raw DIR"
             )
     return plan
+
+
+def corpus_state(name: str) -> str:
+    """Returns `ready`, `generated on first use` or `missing`."""
+    if corpora.is_ready(name):
+        return "ready"
+    return "generated on first use" if name.partition("/")[0] == "corpus_synthetic" else "missing"
+
+
+def _check_corpus(name: str) -> None:
+    if corpus_state(name) == "missing":
+        raise UserError(
+            f"Corpus {name!r} is not on this machine. Where its images come from: docs/corpus.md;"
+            f" then: python -m datasets_builders prepare {name} --raw DIR"
+        )
 
 
 def dataset_state(name: str) -> str:

@@ -170,6 +170,12 @@ class StageUsed(Part):
     summary: Settings
     """What it told of itself: counts, first and last losses."""
 
+    @model_validator(mode="after")
+    def _key_fits(self) -> StageUsed:
+        if content_key(self.inputs) != self.key:
+            raise ValueError("a stage's key is not the hash of its inputs")
+        return self
+
 
 class Pretraining(Part):
     """How the weights were made, where they were made by this project's stages."""
@@ -262,6 +268,9 @@ class Record(Part):
             "metrics are not over the validation split": any(
                 result.metrics.images != self.dataset.splits.get("validation") for result in results
             ),
+            "its pretraining is not the one of inputs": self.pretraining is not None
+            and self.inputs.get("upstream")
+            not in [{kind: stage.key} for kind, stage in self.pretraining.stages.items()],
             "the curve has other values at last or best": any(
                 result.epoch in values
                 and values[result.epoch] != (result.metrics.map50, result.metrics.map50_95)
@@ -272,6 +281,11 @@ class Record(Part):
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    @property
+    def row_key(self) -> str:
+        """Content key of all inputs but the seed: records that share it are seeds of one row, and may be averaged."""
+        return content_key({name: value for name, value in self.inputs.items() if name != "seed"})
 
     @property
     def folder(self) -> Path:

@@ -26,6 +26,8 @@ class Row:
         backbone: `name:variant`.
         method: How the backbone was pretrained.
         mode: Such as `scratch`.
+        maps: Source of the anomaly maps that guided the pretraining, or None.
+        corpus: What it was pretrained on by this project's stages, or None.
         seeds: Seeds, ascending.
         map50: Mean of mAP@.5 at the last epoch, in percent.
         map50_error: Standard error of that mean; None with a single seed.
@@ -42,6 +44,8 @@ class Row:
     backbone: str
     method: str
     mode: str
+    maps: str | None
+    corpus: str | None
     seeds: tuple[int, ...]
     map50: float
     map50_error: float | None
@@ -80,8 +84,7 @@ def rows(results: Path) -> list[Row]:
             f"{cell.backbone}:{cell.variant}",
             cell.method,
             cell.mode,
-            record.protocol.sha256,
-            record.dataset.fingerprint,
+            record.row_key,
         )
         groups[key].append(record)
     for quarantined in damaged:
@@ -94,7 +97,8 @@ def rows(results: Path) -> list[Row]:
 
 
 def _row(key: tuple[str, ...], records: list[Record]) -> Row:
-    protocol, dataset, detector, backbone, method, mode, *_ = key
+    protocol, dataset, detector, backbone, method, mode, _ = key
+    pretraining = records[0].pretraining
     map50 = [record.last.metrics.map50 for record in records]
     map50_95 = [record.last.metrics.map50_95 for record in records]
     return Row(
@@ -104,6 +108,8 @@ def _row(key: tuple[str, ...], records: list[Record]) -> Row:
         backbone=backbone,
         method=method,
         mode=mode,
+        maps=pretraining.maps if pretraining else None,
+        corpus=pretraining.corpus if pretraining else None,
         seeds=tuple(sorted(record.cell.seed for record in records)),
         map50=statistics.fmean(map50),
         map50_error=standard_error(map50),
@@ -128,7 +134,7 @@ def print_rows(found: list[Row]) -> None:
     console = Console()
     for (protocol, dataset), group in itertools.groupby(found, key=lambda row: (row.protocol, row.dataset)):
         table = Table(title=f"{dataset}, {protocol}", title_justify="left", title_style="bold", box=None)
-        for column in ("backbone", "mode", "seeds"):
+        for column in ("backbone", "mode", "method", "maps", "seeds"):
             table.add_column(column)
         for column in ("mAP@.5", "mAP@.5:.95", "best @.5", "params", "time"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -136,6 +142,8 @@ def print_rows(found: list[Row]) -> None:
             table.add_row(
                 row.backbone,
                 row.mode,
+                row.method,
+                row.maps or "-",
                 " ".join(str(seed) for seed in row.seeds),
                 _with_error(row.map50, row.map50_error),
                 _with_error(row.map50_95, row.map50_95_error),

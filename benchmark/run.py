@@ -17,22 +17,25 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 import datasets_builders
+from agssp.stages import weights_of
 from baselines import backbones
 from benchmark.cells import Cell, cell_identity, cell_key
-from benchmark.display import cell_progress, console, duration, show_plan
+from benchmark.display import console, duration, show_plan, show_stage, training_progress
+from benchmark.modes import Choice
 from benchmark.planning import Plan, make_plan
 from datasets_builders import registry, storage
 from datasets_builders.errors import UserError
 
 if TYPE_CHECKING:
+    from baselines.artifacts import Artifact
     from benchmark.finetune import FinetuneResult, Outcome
-    from benchmark.records import Record
+    from benchmark.records import Pretraining, Record, WeightsReport
 
 
 def run_cells(
     *,
     backbone: str,
-    mode: str,
+    choice: Choice,
     datasets: list[str] | None,
     detector: str,
     protocol_name: str,
@@ -54,7 +57,7 @@ def run_cells(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     plan = make_plan(
         backbone=backbone,
-        mode=mode,
+        choice=choice,
         detector=detector,
         datasets=datasets,
         protocol_name=protocol_name,
@@ -122,6 +125,7 @@ def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
     inputs = cell_identity(
         cell,
         plan.protocol,
+        plan.start,
         dataset_fingerprint=datasets_builders.fingerprint(cell.dataset),
         stage_version=finetune.STAGE_VERSION,
     )
@@ -133,7 +137,9 @@ def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
     folder = storage.home() / "runs" / key
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _claimed(folder, cell), cell_progress(f"  {cell.dataset}") as feed:
+        made = plan.start.obtain(show_stage, console.print)
+        initial = weights_of(made[-1]) if made else plan.start.weights
+        with _claimed(folder, cell), training_progress(f"  {cell.dataset}") as feed:
             result = finetune.finetune(
                 backbone=backbones.get(cell.backbone, cell.variant),
                 detector=cell.detector,
@@ -144,15 +150,18 @@ def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
                 folder=folder,
                 workers=default_workers(plan.device),
                 on_event=feed,
+                weights=initial,
+                scope=plan.start.scope or "backbone",
             )
-            record = _record(
-                plan, cell, key, inputs, result, {"train": len(train), "validation": len(validation)}
-            )
+            splits = {"train": len(train), "validation": len(validation)}
+            record = _record(plan, cell, key, inputs, result, splits, made)
             path = records.write_record(record, result.last.detections, result.best.detections, plan.results)
             finetune.remove_progress(folder)
     except TrainingDivergedError as error:
         console.print(f"  [red]failed[/]: {error}")
         return {"status": "failed", "reason": str(error)}
+    for line in result.weights.describe() if result.weights else ():
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
     metrics = record.last.metrics
     resumed = f", resumed {record.resumes}x" if record.resumes else ""
     console.print(
@@ -181,6 +190,7 @@ def _record(
     inputs: dict[str, Any],
     result: FinetuneResult,
     splits: dict[str, int],
+    made: list[Artifact],
 ) -> Record:
     from benchmark import environment, records
 
@@ -212,9 +222,18 @@ def _record(
         last=epoch_result(result.last),
         best=epoch_result(result.best),
         curve=tuple(records.CurvePoint(**point) for point in result.curve),
-        weights=None,
+        weights=_weights_report(result),
+        pretraining=_pretraining(plan, made),
         parameters=result.parameters,
         cost={
+            artifact.manifest.kind: records.StageCost(
+                seconds=artifact.manifest.seconds,
+                peak_ram_mib=artifact.manifest.peak_ram_mib,
+                peak_gpu_mib=artifact.manifest.peak_gpu_mib,
+            )
+            for artifact in made
+        }
+        | {
             "finetune": records.StageCost(
                 seconds=result.seconds, peak_ram_mib=result.peak.ram_mib, peak_gpu_mib=result.peak.gpu_mib
             )
@@ -222,6 +241,45 @@ def _record(
         resumes=result.resumes,
         environment=environment.collect(plan.device),
         created=datetime.now(UTC),
+    )
+
+
+def _weights_report(result: FinetuneResult) -> WeightsReport | None:
+    from benchmark import records
+
+    report = result.weights
+    if report is None:
+        return None
+    return records.WeightsReport(
+        source=report.source,
+        sha256=report.sha256,
+        scope=report.scope,
+        loaded=report.loaded,
+        reinitialised=report.reinitialised,
+        missing=report.missing,
+        unexpected=report.unexpected,
+        share_of_backbone=report.share_of_backbone,
+    )
+
+
+def _pretraining(plan: Plan, made: list[Artifact]) -> Pretraining | None:
+    from benchmark import records
+
+    if not made:
+        return None
+    assert plan.start.corpus is not None
+    backbone = next(artifact for artifact in made if artifact.manifest.kind == "backbone")
+    maps = next((artifact for artifact in made if artifact.manifest.kind == "maps"), None)
+    return records.Pretraining(
+        corpus=str(backbone.manifest.inputs["corpus"]),
+        corpus_fingerprint=str(backbone.manifest.inputs["corpus_fingerprint"]),
+        maps=None if maps is None else str(maps.manifest.summary["source"]),
+        stages={
+            artifact.manifest.kind: records.StageUsed(
+                key=artifact.key, inputs=artifact.manifest.inputs, summary=artifact.manifest.summary
+            )
+            for artifact in made
+        },
     )
 
 

@@ -54,9 +54,8 @@ def measured_rows(results: Path) -> Measured:
                 "mode": cell.mode,
                 "detector": cell.detector,
                 "dataset": cell.dataset,
-                # Records of other data or rules are never averaged with these.
-                "fingerprint": record.dataset.fingerprint,
-                "rules": record.protocol.sha256,
+                # Records of other data, rules or weights are never averaged with these.
+                "row": record.row_key,
                 "map50": record.last.metrics.map50,
                 "map50_95": record.last.metrics.map50_95,
                 "parameters_m": record.parameters / 1e6,
@@ -65,7 +64,7 @@ def measured_rows(results: Path) -> Measured:
     columns = [*_ROW, "map50", "map50_error", "map50_95", "map50_95_error", "seeds", "parameters_m"]
     if not found:
         return Measured(pd.DataFrame(columns=columns), tuple(damaged))
-    groups = pd.DataFrame(found).groupby([*_ROW, "fingerprint", "rules"], sort=True)
+    groups = pd.DataFrame(found).groupby([*_ROW, "row"], sort=True)
     rows = groups.agg(
         map50=("map50", "mean"),
         map50_error=("map50", "sem"),

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from baselines.weights import LocalWeights
 from benchmark import protocol
 from benchmark.cells import Cell, cell_identity, cell_key, expand
+from benchmark.modes import Choice, Start
 from datasets_builders.errors import UserError
 
 MINI = protocol.load("mini-v1")
+SCRATCH = Choice("scratch")
+SCRATCH_START = Start()
+WEIGHTS = LocalWeights(Path("a.safetensors"), "c" * 64, "a.safetensors")
 
 
 def test_defaults_are_the_protocols() -> None:
-    cells = expand(MINI, backbone="swin", mode="scratch")
+    cells = expand(MINI, backbone="swin", choice=SCRATCH)
     assert [(c.variant, c.dataset, c.seed) for c in cells] == [
         ("nano", MINI.datasets[0], s) for s in MINI.seeds
     ]
 
 
 def test_all_datasets_and_own_seeds() -> None:
-    cells = expand(MINI, backbone="csp_darknet:s", mode="scratch", datasets=["all"], seeds=[7])
+    cells = expand(MINI, backbone="csp_darknet:s", choice=SCRATCH, datasets=["all"], seeds=[7])
     assert [(c.variant, c.dataset, c.seed) for c in cells] == [("s", d, 7) for d in MINI.datasets]
 
 
@@ -28,8 +36,11 @@ def test_all_datasets_and_own_seeds() -> None:
     [
         ({"backbone": "swinn"}, "Did you mean 'swin'"),
         ({"backbone": "swin:gigantic"}, "variant of swin"),
-        ({"mode": "scrach"}, "Did you mean 'scratch'"),
-        ({"mode": "agssp"}, "cannot run in this version"),
+        ({"choice": Choice("scrach")}, "Did you mean 'scratch'"),
+        ({"choice": Choice("agssp", method="simmim"), "backbone": "resnet"}, "simmim cannot pretrain resnet"),
+        ({"choice": Choice("agssp", method="byol")}, "Unknown method"),
+        ({"choice": Choice("scratch", maps="random")}, "--maps has no meaning with --mode scratch"),
+        ({"choice": Choice("agssp", weights="x.pth")}, "--weights has no meaning with --mode agssp"),
         ({"detector": "yolo8"}, "Did you mean 'yolov8'"),
         ({"datasets": ["neu-det"]}, "Did you mean 'neu_det'"),
         ({"seeds": [1, 1]}, "distinct"),
@@ -38,12 +49,14 @@ def test_all_datasets_and_own_seeds() -> None:
 )
 def test_wrong_requests_are_refused(request_: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        expand(MINI, **({"backbone": "swin", "mode": "scratch"} | request_))
+        expand(MINI, **({"backbone": "swin", "choice": SCRATCH} | request_))
 
 
 def test_key_depends_on_what_changes_the_number() -> None:
-    def key(cell: Cell, fingerprint: str = "a" * 64, version: int = 1) -> str:
-        return cell_key(cell_identity(cell, MINI, dataset_fingerprint=fingerprint, stage_version=version))
+    def key(cell: Cell, fingerprint: str = "a" * 64, version: int = 1, start: Start = SCRATCH_START) -> str:
+        return cell_key(
+            cell_identity(cell, MINI, start, dataset_fingerprint=fingerprint, stage_version=version)
+        )
 
     cell = Cell("swin", "nano", "-", "scratch", "yolov8", "gc10_synthetic", 0)
     same = key(cell)
@@ -54,5 +67,11 @@ def test_key_depends_on_what_changes_the_number() -> None:
         key(Cell("swin", "nano", "-", "scratch", "yolov8", "steel_pipe_synthetic", 0)),
         key(cell, fingerprint="b" * 64),
         key(cell, version=2),
+        key(cell, start=Start("backbone", WEIGHTS)),
+        key(cell, start=Start("detector", WEIGHTS)),
+        key(cell, start=Start("backbone", replace(WEIGHTS, sha256="d" * 64))),
     ]
-    assert len({same, *others}) == 6
+    assert len({same, *others}) == 9
+    # Where the weights lie, and what they are called, changes nothing.
+    renamed = replace(WEIGHTS, path=Path("elsewhere"), source="another name")
+    assert key(cell, start=Start("backbone", renamed)) == key(cell, start=Start("backbone", WEIGHTS))

@@ -60,8 +60,8 @@ def test_help_and_list_import_nothing_heavy(words: list[str]) -> None:
 def test_list_names_every_choice() -> None:
     found = json.loads(benchmark("list", "--json").stdout)
     assert found["backbones"]["swin"] == ["nano", "tiny", "base"]
-    assert found["modes"]["scratch"]["available"]
-    assert not found["modes"]["agssp"]["available"]
+    assert list(found["modes"]) == ["scratch", "imagenet", "coco", "industrial", "agbp", "agssp"]
+    assert found["methods"]["simmim"] == ["swin"]
     assert {"mini-v1", "paper-v1"} <= set(found["protocols"])
     assert "casting_billet_synthetic" in found["datasets"]
 
@@ -74,7 +74,15 @@ RUN = ["run", "--backbone", "csp_darknet", "--mode", "scratch", "--protocol", "m
     [
         (["run", "--backbone", "swim", "--mode", "scratch"], "Did you mean 'swin'"),
         (["run", "--backbone", "swin", "--mode", "scrach"], "Did you mean 'scratch'"),
-        (["run", "--backbone", "swin", "--mode", "agssp"], "cannot run in this version"),
+        (
+            ["run", "--backbone", "swin", "--mode", "agssp", "--method", "mocov3"],
+            "mocov3 cannot pretrain swin",
+        ),
+        ([*RUN, "--maps", "random"], "--maps has no meaning with --mode scratch"),
+        (
+            ["run", "--backbone", "swin", "--mode", "imagenet", "--device", "cpu"],
+            "Give your own: --weights FILE",
+        ),
         ([*RUN, "--dataset", "neu_dat"], "Did you mean 'neu_det'"),
         ([*RUN[:-1], "mini-v9"], "Did you mean 'mini-v1'"),
         ([*RUN, "--seeds", "1", "1"], "distinct"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmark import planning
+from benchmark.modes import Choice
 from datasets_builders import prepared
 from datasets_builders.errors import UserError
 
@@ -14,7 +15,7 @@ from datasets_builders.errors import UserError
 def plan(tmp_path, **changes) -> planning.Plan:
     asked = {
         "backbone": "csp_darknet",
-        "mode": "scratch",
+        "choice": Choice("scratch"),
         "detector": "yolov8",
         "datasets": None,
         "protocol_name": "auto",

@@ -24,10 +24,12 @@ from benchmark.records import (
     CurvePoint,
     DatasetUsed,
     EpochResult,
+    Pretraining,
     ProtocolUsed,
     Quarantined,
     Record,
     StageCost,
+    StageUsed,
     StoredRecord,
     Trust,
     WeightsReport,
@@ -64,6 +66,8 @@ def answers(noise: float, seed: int = 0) -> Detections:
 
 GOOD, POOR = answers(0.3), answers(3.0)
 ENVIRONMENT = environment.collect()
+STAGE_INPUTS = {"stage": "backbone", "seed": 0}
+STAGE = StageUsed(key=content_key(STAGE_INPUTS), inputs=STAGE_INPUTS, summary={"epochs": 6})
 
 
 def result(epoch: int, detections: Detections) -> EpochResult:
@@ -73,7 +77,13 @@ def result(epoch: int, detections: Detections) -> EpochResult:
 
 def make_record(last: Detections = POOR, best: Detections = GOOD, seed: int = 0, **changes: Any) -> Record:
     """A cell of four epochs, best at the second; the detections decide its metrics."""
-    inputs = {"stage": "finetune", "stage_version": 1, "recipe": {"lr": 0.0025}, "seed": seed}
+    inputs = {
+        "stage": "finetune",
+        "stage_version": 1,
+        "recipe": {"lr": 0.0025},
+        "seed": seed,
+        "upstream": {"backbone": STAGE.key},
+    }
     best_epoch = 4 if best is last else 2
     results = {4: result(4, last), best_epoch: result(best_epoch, best)}
     curve = [
@@ -114,11 +124,18 @@ def make_record(last: Detections = POOR, best: Detections = GOOD, seed: int = 0,
         "weights": WeightsReport(
             source="weights.safetensors",
             sha256="c" * 64,
+            scope="backbone",
             loaded=300,
             reinitialised=("head.cls.0.weight",),
             missing=(),
             unexpected=("old_head.weight",),
             share_of_backbone=1.0,
+        ),
+        "pretraining": Pretraining(
+            corpus="corpus_x_sdd_gc10",
+            corpus_fingerprint="e" * 64,
+            maps="kead:tiny",
+            stages={"backbone": STAGE},
         ),
         "parameters": 11_100_000,
         "cost": {"finetune": StageCost(seconds=61.5, peak_ram_mib=900.0, peak_gpu_mib=None)},
@@ -127,6 +144,21 @@ def make_record(last: Detections = POOR, best: Detections = GOOD, seed: int = 0,
         "created": "2026-03-01T12:00:00+01:00",
     }
     return Record.model_validate(values | changes)
+
+
+def test_rows_hold_what_differs_in_the_seed_alone() -> None:
+    assert make_record().row_key == make_record(seed=1).row_key
+    assert make_record().row_key != content_key(make_record().inputs)
+
+
+def test_a_pretraining_that_is_not_the_one_of_inputs_is_refused() -> None:
+    other = StageUsed(key=content_key({"stage": "x"}), inputs={"stage": "x"}, summary={})
+    used = make_record().pretraining
+    assert used is not None
+    with pytest.raises(ValidationError, match="pretraining is not the one of inputs"):
+        make_record(pretraining=used.model_copy(update={"stages": {"backbone": other}}))
+    with pytest.raises(ValidationError, match="key is not the hash"):
+        StageUsed(key="0" * 64, inputs={"stage": "x"}, summary={})
 
 
 def test_round_trip(tmp_path: Path) -> None:

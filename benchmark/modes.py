@@ -1,0 +1,193 @@
+"""What each mode begins with: nothing, public weights, or a chain of pretraining stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agssp import recipes
+from agssp.stages import Request, Stage, chain
+from baselines import weights
+from baselines.artifacts import Artifact
+from baselines.backbones import Backbone
+from datasets_builders.errors import UserError
+
+if TYPE_CHECKING:
+    from baselines.training.hooks import TrainingEvent
+    from baselines.weights import LocalWeights
+
+MODES = {
+    "scratch": "random initialisation",
+    "imagenet": "backbone pretrained on ImageNet",
+    "coco": "whole detector pretrained on COCO",
+    "industrial": "backbone pretrained on the industrial corpus",
+    "agbp": "backbone pretrained on the corpus, guided by anomaly maps",
+    "agssp": "backbone and detector pretrained on the corpus, guided by anomaly maps and pseudo boxes",
+}
+"""Pretraining modes: the rows of the paper's Table 2."""
+
+_PRETRAINED_HERE = ("industrial", "agbp", "agssp")
+_PUBLIC = {"cls": "imagenet-", "mocov3": "mocov3-", "simmim": "simmim-"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the weights of a run come to be, as asked for.
+
+    Attributes:
+        mode: A key of `MODES`.
+        method: How the backbone is pretrained; None for the mode's usual one.
+        weights: A spec of weights instead of the mode's public ones (`imagenet`, `coco`).
+        maps: Source of anomaly maps instead of the recipes'.
+        corpus: Corpus instead of the recipes'.
+        init: Weights that the pretraining itself begins with, instead of the recipes'; `none` for random values.
+        seed: Of the pretraining. Cells of different seeds share it, as they share weights in the paper.
+    """
+
+    mode: str
+    method: str | None = None
+    weights: str | None = None
+    maps: str | None = None
+    corpus: str | None = None
+    init: str | None = None
+    seed: int = 0
+
+    @property
+    def resolved_method(self) -> str:
+        """The method of a record: `-` where nothing was pretrained, `detection` for COCO."""
+        if self.mode == "scratch":
+            return "-"
+        return "detection" if self.mode == "coco" else self.method or "cls"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a finetuning begins with.
+
+    Attributes:
+        scope: `backbone` or `detector`: what of the weights is taken; None where there are none.
+        weights: Public or given weights, on this machine.
+        stages: The chain that makes them otherwise, in order.
+        corpus: Name of the corpus of that chain.
+        notes: What the user should know about this combination.
+    """
+
+    scope: str | None = None
+    weights: LocalWeights | None = None
+    stages: tuple[Stage, ...] = ()
+    corpus: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what of it changes a cell's number; builds a procedural corpus on first use."""
+        if self.stages:
+            return {"upstream": {self.stages[-1].kind: self.stages[-1].key}, "scope": self.scope}
+        if self.weights is not None:
+            return {"weights_sha256": self.weights.sha256, "scope": self.scope}
+        return {}
+
+    def obtain(self, feed_of: Callable[[Stage], Any], on_wait: Callable[[str], None]) -> list[Artifact]:
+        """Makes every stage that is not there yet.
+
+        Args:
+            feed_of: Gives, for a stage that is to be made, a context manager around a function for training events.
+            on_wait: Told when another process is making one.
+        """
+        done = []
+        for stage in self.stages:
+            found = stage.find()
+            if found is None:
+                with feed_of(stage) as feed:
+                    found = stage.obtain(feed, on_wait)
+            done.append(found)
+        return done
+
+
+Feed = Callable[["TrainingEvent"], None]
+
+
+def check_choice(choice: Choice, backbone: Backbone, detector: str) -> None:
+    """Refuses what cannot be, without reading anything.
+
+    Raises:
+        UserError: An option that the mode does not take, a method that cannot pretrain the backbone, a mode that the
+            detector does not have.
+    """
+    mode = choice.mode
+    takes = {
+        "--method": (choice.method, mode in ("imagenet", *_PRETRAINED_HERE)),
+        "--weights": (choice.weights, mode in ("imagenet", "coco")),
+        "--maps": (choice.maps, mode in ("agbp", "agssp")),
+        "--corpus": (choice.corpus, mode in _PRETRAINED_HERE),
+        "--init": (choice.init, mode in _PRETRAINED_HERE),
+    }
+    for option, (value, allowed) in takes.items():
+        if value is not None and not allowed:
+            raise UserError(f"{option} has no meaning with --mode {mode}: leave it out.")
+    if mode in ("imagenet", *_PRETRAINED_HERE):
+        recipes.check_combination(backbone.name, choice.resolved_method)
+
+
+def start(choice: Choice, backbone: Backbone, detector: str, *, recipe_set: str, device: str) -> Start:
+    """Finds out what a mode begins with; public weights are brought to this machine.
+
+    Args:
+        choice: What was asked for.
+        backbone: The backbone.
+        detector: The detector's name.
+        recipe_set: Set of pretraining recipes, named like the protocol.
+        device: Where stages compute.
+
+    Raises:
+        UserError: As `check_choice`; or weights that cannot be had here: names the file to supply.
+    """
+    from baselines.training.resources import default_workers
+
+    check_choice(choice, backbone, detector)
+    notes = _notes(choice, backbone)
+    if choice.mode == "scratch":
+        return Start()
+    if choice.mode not in _PRETRAINED_HERE:
+        spec = choice.weights or _public_weights(choice, backbone, detector)
+        scope = "detector" if choice.mode == "coco" else "backbone"
+        return Start(scope, weights.resolve(spec), notes=notes)
+    request = Request(
+        mode=choice.mode,
+        backbone=backbone,
+        method=choice.resolved_method,
+        detector=detector,
+        recipes=recipe_set,
+        corpus=choice.corpus,
+        maps=choice.maps,
+        init=choice.init,
+        seed=choice.seed,
+        device=device,
+        workers=default_workers(device),
+    )
+    stages = tuple(chain(request))
+    corpus = choice.corpus or recipes.setup(recipe_set).corpus
+    return Start(stages[-1].kind, stages=stages, corpus=corpus, notes=notes)
+
+
+def _public_weights(choice: Choice, backbone: Backbone, detector: str) -> str:
+    prefix = "coco-" if choice.mode == "coco" else _PUBLIC[choice.resolved_method]
+    entries = [weights.public(name) for name in weights.public_names() if name.startswith(prefix)]
+    fitting = [entry.name for entry in entries if entry.backbone == backbone.id]
+    if choice.mode == "coco" and detector != "yolov8":
+        fitting = []
+    if not fitting:
+        with_detector = f" with {detector}" if choice.mode == "coco" else ""
+        known = ", ".join(entry.backbone for entry in entries) or "none"
+        raise UserError(
+            f"No public {choice.mode} weights by {choice.resolved_method} are known for {backbone.id}{with_detector}"
+            f" (known: {known}).\n  Give your own: --weights FILE"
+        )
+    return fitting[0]
+
+
+def _notes(choice: Choice, backbone: Backbone) -> tuple[str, ...]:
+    method = choice.resolved_method
+    if method not in recipes.METHODS or recipes.in_paper(backbone.name, method):
+        return ()
+    return (f"{backbone.name} by {method} is not among the paper's combinations",)
