@@ -141,9 +141,9 @@ def prepare(
     numbers = (images, categories, seed, workers)
     for name in names:
         if is_corpus(name) or name.startswith("corpus"):
-            if partial or hub is not None:
-                raise UserError(f"{name} is a corpus: it takes neither --partial nor --hub.")
-            _prepare_corpus(name, raw, force, *numbers)
+            if partial:
+                raise UserError(f"{name} is a corpus: it takes whatever is there, without --partial.")
+            _prepare_corpus(name, raw, force, *numbers, hub)
         elif any(number is not None for number in numbers):
             raise UserError(f"--images, --categories, --seed and --workers are for corpora, not for {name}.")
         else:
@@ -158,15 +158,18 @@ def _prepare_corpus(
     categories: int | None,
     seed: int | None,
     workers: int | None,
+    hub: str | None,
 ) -> None:
     from datasets_builders.corpus import prepare_corpus, report
 
-    report.print_prepared(prepare_corpus(name, raw, force, images, categories, seed, workers))
+    report.print_prepared(prepare_corpus(name, raw, force, images, categories, seed, workers, hub))
 
 
 @app.command()
 def push(
-    name: Annotated[str, typer.Argument(help="Name of a dataset, see `list`; its configs go with it.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a dataset or corpus, see `list`; its configs go with it.")
+    ],
     repo: Annotated[str, typer.Option(help="ORG/NAME of the repository on the Hub.", show_default=False)],
     private: Annotated[bool, typer.Option("--private", help="Create it for members only.")] = False,
     have_rights: Annotated[
@@ -175,17 +178,25 @@ def push(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Publish a dataset on the Hugging Face Hub, with a card; go on where an earlier push was interrupted."""
+    """Publish a dataset or corpus on the Hugging Face Hub, with a card; go on where an earlier push was interrupted."""
     from dataclasses import asdict
 
-    from datasets_builders import hub_push
+    def say(plan: str) -> None:
+        typer.echo(plan, err=True)
 
-    done = hub_push.push(name, repo, private, have_rights, lambda plan: typer.echo(plan, err=True))
+    if is_corpus(name):
+        from datasets_builders.hub_corpus_push import push_corpus
+
+        done = push_corpus(name, repo, private, have_rights, say)
+    else:
+        from datasets_builders.hub_push import push as push_dataset
+
+        done = push_dataset(name, repo, private, have_rights, say)
     if as_json:
         sys.stdout.write(json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n")
         return
     typer.echo(f"{'published' if done.changed else 'was published already'}: {done.url}")
-    typer.echo(f"to fetch it: python -m datasets_builders prepare {name} --hub {repo}@{done.commit}")
+    typer.echo(f"to fetch it: python -m datasets_builders prepare {done.name} --hub {repo}@{done.commit}")
     typer.echo(f"to pin it in the catalogue: hub: {{repo: {repo}, revision: {done.commit}}}")
 
 

@@ -98,14 +98,13 @@ def _metadata(
     licence = hub_licence(card.licence)
     described = DatasetCardData()
     DatasetInfosDict(infos).to_dataset_card_data(described)
-    size = next((label for limit, label in SIZES if manifest.images < limit), "n>1M")
     return {
         "pretty_name": card.title,
         "license": licence or ("unknown" if card.licence == NOT_STATED else "other"),
         **({} if licence or card.licence == NOT_STATED else {"license_name": card.licence}),
         "task_categories": ["object-detection"],
         "tags": ["surface-defects", "industrial-inspection", "agssp-bench"],
-        "size_categories": [size],
+        "size_categories": [size_category(manifest.images)],
         "configs": [
             {
                 "config_name": config,
@@ -119,7 +118,13 @@ def _metadata(
     }
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def size_category(images: int) -> str:
+    """Returns the Hub's name for a number of images."""
+    return next((label for limit, label in SIZES if images < limit), "n>1M")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Returns a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -132,7 +137,7 @@ def _configs(manifest: Manifest, infos: Mapping[str, datasets.DatasetInfo]) -> s
         boxes = subset.boxes if subset else manifest.boxes
         fingerprint = subset.fingerprint if subset else manifest.fingerprint
         rows.append([f"`{config}`", *counts, f"{boxes:,}", f"`{fingerprint}`"])
-    return _table(["config", *SPLITS, "boxes", "fingerprint"], rows)
+    return table(["config", *SPLITS, "boxes", "fingerprint"], rows)
 
 
 def _class_table(card: DatasetCard, per_class: Mapping[str, Counter[int]]) -> str:
@@ -140,7 +145,7 @@ def _class_table(card: DatasetCard, per_class: Mapping[str, Counter[int]]) -> st
     for index, name in enumerate(card.classes):
         counts = [per_class[split][index] for split in SPLITS]
         rows.append([str(index), f"`{name}`", *(f"{count:,}" for count in counts), f"{sum(counts):,}"])
-    return _table(["index", "class", *(f"boxes in {split}" for split in SPLITS), "boxes"], rows)
+    return table(["index", "class", *(f"boxes in {split}" for split in SPLITS), "boxes"], rows)
 
 
 def _faults(manifest: Manifest) -> str:

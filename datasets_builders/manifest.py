@@ -86,6 +86,23 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_checked(path: Path) -> dict[str, Any] | None:
+    """Reads the JSON of a manifest, checked against the checksum over itself; None where there is no such file.
+
+    Raises:
+        DamagedError: The file is there and is not what was written.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("checksum") != content_key(content):
+            raise DamagedError(f"{path}: its checksum does not match")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: not a manifest ({error})") from error
+    return content
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Reads the manifest of a folder; None where the folder or the manifest does not exist.
 
@@ -93,16 +110,13 @@ def read_manifest(folder: Path) -> Manifest | None:
         DamagedError: The manifest is there and is not what was written.
     """
     path = folder / MANIFEST
+    content = read_checked(path)
+    if content is None:
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        checksum = content.pop("checksum")
-        if checksum != content_key(content):
-            raise DamagedError(f"{path}: its checksum does not match")
         subsets = {name: Subset(**value) for name, value in content["subsets"].items()}
         return Manifest(**content | {"subsets": subsets})
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: not a manifest ({error})") from error
 
 

@@ -104,7 +104,7 @@ def prepare(
     owner = registry.card(card.dataset)
     if raw is not None and hub is not None:
         raise UserError("--raw and --hub are two sources of one dataset: give one of them.")
-    source = _hub_source(hub) if hub is not None else None
+    source = registry.HubSource.parse(hub) if hub is not None else None
     raw = raw.expanduser().resolve() if raw is not None else None
     if raw is not None and owner.origin == "procedural":
         raise UserError(f"{owner.name} is generated, not read from files: leave out --raw.")
@@ -201,16 +201,6 @@ def _sound(card: registry.DatasetCard, folder: Path, say: bool = False) -> Manif
             logger.warning("%s was built by another version and must be built again", card.name)
         return None
     return manifest
-
-
-def _hub_source(text: str) -> registry.HubSource:
-    repo, _, revision = text.partition("@")
-    if not repo or not revision:
-        raise UserError(
-            f"--hub {text} does not say which revision, and a copy on the Hub can change.\n"
-            "  Write ORG/NAME@REVISION, with a commit hash or a tag."
-        )
-    return registry.HubSource(repo, revision)
 
 
 def _same_source(

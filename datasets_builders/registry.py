@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from datasets_builders.errors import unknown_name
+from datasets_builders.errors import UserError, unknown_name
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 SYNTHETIC_CONFIGS = Path(__file__).parent / "synthetic" / "configs"
@@ -43,6 +43,21 @@ class HubSource:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}"
+
+    @classmethod
+    def parse(cls, text: str) -> HubSource:
+        """Reads `ORG/NAME@REVISION`, as given with `--hub`.
+
+        Raises:
+            UserError: It does not say which revision.
+        """
+        repo, _, revision = text.partition("@")
+        if not repo or not revision:
+            raise UserError(
+                f"--hub {text} does not say which revision, and a copy on the Hub can change.\n"
+                "  Write ORG/NAME@REVISION, with a commit hash or a tag."
+            )
+        return cls(repo, revision)
 
 
 @dataclass(frozen=True)

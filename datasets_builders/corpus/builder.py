@@ -62,7 +62,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build(name: str, plan: Plan, work: Path, folder: Path, workers: int | None, raw: Path | None) -> Path:
+def build(
+    name: str,
+    plan: Plan,
+    work: Path,
+    folder: Path,
+    workers: int | None,
+    raw: Path | None,
+    finish: Callable[[CorpusManifest, Path], CorpusManifest] | None = None,
+) -> Path:
     """Builds a corpus; a build that was killed goes on from the shards that it had finished.
 
     Args:
@@ -72,6 +80,8 @@ def build(name: str, plan: Plan, work: Path, folder: Path, workers: int | None, 
         folder: Where the corpus appears, whole, in the end; what is there is replaced.
         workers: Processes; None for as many as there are cores, never more than that.
         raw: The raw folder, for the manifest.
+        finish: Called with the manifest and the folder of the finished shards before the corpus appears: returns
+            the manifest to write, or raises to refuse what was made.
 
     Returns:
         `folder`.
@@ -94,7 +104,8 @@ def build(name: str, plan: Plan, work: Path, folder: Path, workers: int | None, 
             f"{name}: a process of the build was killed, most likely for want of memory.\n"
             f"  What was finished is kept: the same command goes on; give --workers 1 to need less memory."
         ) from error
-    _finish(name, plan, made, work, folder, raw)
+    manifest = _manifest(name, plan, made, work, raw)
+    _appear(finish(manifest, data_folder(work)) if finish else manifest, work, folder)
     return folder
 
 
@@ -164,8 +175,8 @@ def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def _finish(name: str, plan: Plan, made: list[str], work: Path, folder: Path, raw: Path | None) -> None:
-    """Counts what was made, writes the manifest, and moves the whole to its place."""
+def _manifest(name: str, plan: Plan, made: list[str], work: Path, raw: Path | None) -> CorpusManifest:
+    """Counts what was made, and writes the list of what was skipped."""
     data = data_folder(work)
     files: dict[str, dict[str, Any]] = {}
     shards: list[str] = []
@@ -204,7 +215,7 @@ def _finish(name: str, plan: Plan, made: list[str], work: Path, folder: Path, ra
             f"{why}: {n}" for counter in skipped.values() for why, n in counter.most_common(3)
         )
         raise UserError(f"{name}: not one image could be read in {raw} ({reasons or 'no images'}).")
-    manifest = CorpusManifest(
+    return CorpusManifest(
         name=name,
         version=VERSION,
         stamp=plan.stamp,
@@ -216,8 +227,13 @@ def _finish(name: str, plan: Plan, made: list[str], work: Path, folder: Path, ra
         sources=sources,
         raw=str(raw) if raw else None,
     )
+
+
+def _appear(manifest: CorpusManifest, work: Path, folder: Path) -> None:
+    """Writes the manifest and moves the whole to its place."""
+    data = data_folder(work)
     for path in data.iterdir():
-        if path.name not in files and path.name != SKIPPED_LIST:
+        if path.name not in manifest.files and path.name != SKIPPED_LIST:
             path.unlink()
     write_manifest(data, manifest)
     folder.parent.mkdir(parents=True, exist_ok=True)

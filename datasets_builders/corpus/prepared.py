@@ -21,6 +21,7 @@ from datasets_builders.corpus.store import (
 )
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.manifest import DamagedError
+from datasets_builders.registry import HubSource
 
 if TYPE_CHECKING:
     import datasets
@@ -57,10 +58,13 @@ def prepare_corpus(
     categories: int | None = None,
     seed: int | None = None,
     workers: int | None = None,
+    hub: str | None = None,
 ) -> PreparedCorpus:
-    """Builds a corpus on this machine, unless it is there already and nothing has changed.
+    """Builds a corpus on this machine, or fetches it from the Hub, unless it is there and nothing has changed.
 
-    A build that was interrupted goes on where it was when it is asked for again.
+    It is built where raw files are given or not needed; else what is here counts, then the copy on the Hub that
+    `corpora.yaml` pins. What was interrupted goes on where it was when it is asked for again. Scripts that
+    call this with several workers need `if __name__ == "__main__":`, since each worker imports them.
 
     Args:
         name: `corpus`, `corpus_x_sdd_gc10`, `corpus_synthetic` or `corpus_synthetic/nN_kK_sS`.
@@ -70,16 +74,20 @@ def prepare_corpus(
         categories: Number of categories of `corpus_synthetic`.
         seed: Seed of `corpus_synthetic`.
         workers: Processes; None for as many as there are cores. The result does not depend on it.
+        hub: `ORG/NAME@REVISION` of a published copy to fetch instead of building.
 
     Returns:
         The corpus.
 
     Raises:
-        UserError: The name is unknown, the raw data is missing or refused, or the cache cannot be written.
+        UserError: The name is unknown, the raw data is missing or refused, the Hub cannot be reached, or the cache
+            cannot be written.
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1.")
     known = entry(name)
+    if raw is not None and hub is not None:
+        raise UserError("--raw and --hub are two sources of one corpus: give one of them.")
     numbers = (images, categories, seed)
     if "synthetic" in known:
         if raw is not None:
@@ -90,11 +98,15 @@ def prepare_corpus(
     elif any(number is not None for number in numbers):
         raise UserError(f"--images, --categories and --seed are for corpus_synthetic, not for {name}.")
     source = Path(raw).expanduser().resolve() if raw is not None else None
+    if hub is not None:
+        return _fetch(name, HubSource.parse(hub), force, workers)
     if source is None and "synthetic" not in known:
         found = None if force else _sound(name)
-        if found is None:
+        if found is not None:
+            return PreparedCorpus(name, corpus_folder(name), found)
+        if "hub" not in known:
             raise not_ready(name)
-        return PreparedCorpus(name, corpus_folder(name), found)
+        return _fetch(name, HubSource(**known["hub"]), force, workers)
     plan, ignored = _plan(name, source)
     if not force and (ready := _up_to_date(name, plan, ignored)):
         if work_folder(name).exists():
@@ -112,6 +124,22 @@ def prepare_corpus(
     manifest = read_manifest(name)
     assert manifest is not None, "just written"
     return PreparedCorpus(name, corpus_folder(name), manifest, built=True, ignored=ignored)
+
+
+def _fetch(name: str, source: HubSource, force: bool, workers: int | None) -> PreparedCorpus:
+    """Fetches a corpus from the Hub unless the same is here."""
+    from datasets_builders.hub_corpus_fetch import fetch_corpus
+
+    stamp = None
+    if "synthetic" in entry(name):
+        # Another stamp would be built again by the next command that needs it.
+        stamp = _plan(name, None)[0].stamp
+    with locked(name):
+        found = None if force else _sound(name)
+        fetched = fetch_corpus(name, source, found, stamp, workers)
+    manifest = fetched or found
+    assert manifest is not None, "None is returned for a corpus that is here"
+    return PreparedCorpus(name, corpus_folder(name), manifest, built=fetched is not None)
 
 
 def _up_to_date(name: str, plan: Plan, ignored: tuple[str, ...]) -> PreparedCorpus | None:

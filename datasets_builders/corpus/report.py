@@ -70,7 +70,8 @@ def print_prepared(done: PreparedCorpus) -> None:
     """Prints found and expected numbers of a corpus by source and category, and what was skipped."""
     console = Console()
     manifest = done.manifest
-    table = Table(title=f"{done.name}: {'built' if done.built else 'was ready'}", title_justify="left")
+    how = "fetched" if manifest.hub else "built"
+    table = Table(title=f"{done.name}: {how if done.built else 'was ready'}", title_justify="left")
     table.add_column("source, category")
     for column in ("found", "expected", "skipped"):
         table.add_column(column, justify="right")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets_builders import storage
 from datasets_builders.errors import UserError
-from datasets_builders.manifest import MANIFEST, DamagedError
+from datasets_builders.manifest import MANIFEST, DamagedError, read_checked
 from datasets_builders.storage import atomic_file, content_key, file_sha256
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class CorpusManifest:
         files: File name -> size in bytes and sha256.
         shards: Parquet files in the order of the rows.
         sources: Each source: `name`, `present`, `licence`, `expected`, `found`, `skipped`, and by category.
-        raw: Raw folder that it came from; None for procedural corpora.
+        raw: Raw folder that it came from; None for procedural and fetched corpora.
+        hub: The published copy that it was fetched from: `repo`, `revision`, `commit`; None where it was built.
     """
 
     name: str
@@ -52,6 +53,7 @@ class CorpusManifest:
     shards: list[str]
     sources: list[dict[str, Any]]
     raw: str | None = None
+    hub: dict[str, str] | None = None
 
     @property
     def skipped(self) -> int:
@@ -83,6 +85,19 @@ def write_manifest(folder: Path, manifest: CorpusManifest) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def parse_manifest(path: Path) -> CorpusManifest | None:
+    """Reads a manifest of a corpus; None where there is no such file.
+
+    Raises:
+        DamagedError: The file is not what was written.
+    """
+    content = read_checked(path)
+    try:
+        return None if content is None else CorpusManifest(**content)
+    except TypeError as error:
+        raise DamagedError(f"{path}: not a manifest of a corpus ({error})") from error
+
+
 def read_manifest(name: str) -> CorpusManifest | None:
     """Reads the manifest of a corpus and checks the sizes of its files; None where there is none.
 
@@ -90,16 +105,9 @@ def read_manifest(name: str) -> CorpusManifest | None:
         DamagedError: The manifest is not what was written, or a file is missing or has another size.
     """
     folder = corpus_folder(name)
-    path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("checksum") != content_key(content):
-            raise DamagedError(f"{path}: its checksum does not match")
-        manifest = CorpusManifest(**content)
-    except (FileNotFoundError, NotADirectoryError):
+    manifest = parse_manifest(folder / MANIFEST)
+    if manifest is None:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: not a manifest ({error})") from error
     for file, expected in manifest.files.items():
         path = folder / file
         if Path(file).name != file or not path.is_file():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hub_corpus_fixtures import corpus  # noqa: F401
 from hub_fixtures import built_home, hub, local, waits  # noqa: F401
 from made_raw import make_raw
 

@@ -78,7 +78,7 @@ def test_prepare_synthetic_and_list(run) -> None:
     [
         (["corpus"], "prepare corpus --raw DIR"),
         (["corpus", "--raw", "/nowhere"], "there is no folder"),
-        (["corpus", "--partial"], "takes neither"),
+        (["corpus", "--partial"], "without --partial"),
         (["corpus_synthetic", "--images", "0"], "images = 0 is not in"),
         (["corpus_synthetic", "--raw", "/"], "leave out --raw"),
         (["neu_det", "--images", "5"], "are for corpora"),
