@@ -24,7 +24,6 @@ MOST_TENSORS = 20_000
 # is given an object that holds nothing and does nothing. Any other name that torch does not know is refused.
 _LEFT_OUT = (
     "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.config.config.ConfigDict",
     "numpy.core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
@@ -32,7 +31,6 @@ _LEFT_OUT = (
     "numpy.ndarray",
     "numpy.dtype",
     "builtins.getattr",
-    "__builtin__.getattr",
 )
 
 
@@ -59,16 +57,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         UserError: It is no such file, is damaged, holds what would have to be executed, or a tensor in it is
             not a dense one or has values that are no numbers.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    if size > LARGEST_FILE:
-        raise UserError(f"{path}: {size:,} bytes are too many for weights (at most {LARGEST_FILE:,}).")
+    start = _start(path)
     if start[8:9] == b"{":
-        tensors, header = _read_safetensors(path, size, int.from_bytes(start[:8], "little"))
+        _check_header_size(path, start)
+        tensors, header = _read_safetensors(path)
     elif start.startswith((b"PK\x03\x04", b"\x80")):
         tensors, header = _read_pickle(path), None
     else:
@@ -93,32 +85,64 @@ def save(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -
         save_file(plain, temporary, metadata={HEADER_KEY: canonical_json(dict(metadata))})
 
 
-def _read_safetensors(
-    path: Path, size: int, header_bytes: int
-) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def read_header(path: Path) -> dict[str, Any] | None:
+    """Returns our header of a weights file, None where it has none; reads no tensor and imports no torch.
+
+    Raises:
+        UserError: It cannot be read, or is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if header_bytes > min(size, LARGEST_HEADER):
-        raise UserError(
-            f"{path}: its header claims {header_bytes:,} bytes; the file is damaged or cut short."
-        )
+    start = _start(path)
+    if start[8:9] != b"{":
+        return None
+    _check_header_size(path, start)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _header(path, file.metadata())
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged, or cut short ({error}).") from error
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{path}: more than {LARGEST_FILE:,} bytes are too many for weights.")
+    return start
+
+
+def _check_header_size(path: Path, start: bytes) -> None:
+    claimed = int.from_bytes(start[:8], "little")
+    if claimed > min(path.stat().st_size, LARGEST_HEADER):
+        raise UserError(f"{path}: its header claims {claimed:,} bytes; the file is damaged or cut short.")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             _check_count(path, len(names))
-            tensors = {name: file.get_tensor(name) for name in names}
-            header = (file.metadata() or {}).get(HEADER_KEY)
+            return {name: file.get_tensor(name) for name in names}, _header(path, file.metadata())
     except SafetensorError as error:
         raise UserError(f"{path}: damaged, or cut short ({error}).") from error
-    if header is None:
-        return tensors, None
+
+
+def _header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any] | None:
+    if HEADER_KEY not in (metadata or {}):
+        return None
     try:
-        content = json.loads(header)
+        content = json.loads((metadata or {})[HEADER_KEY])
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its header {HEADER_KEY!r} is no JSON.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: its header {HEADER_KEY!r} is no JSON object.")
-    return tensors, content
+    return content
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

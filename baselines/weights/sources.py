@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from baselines.weights.files import LARGEST_FILE
+from baselines.weights.files import LARGEST_FILE, read_header
 from datasets_builders import storage
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import atomic_file, file_sha256
@@ -113,13 +113,13 @@ def resolve(spec: str | Path, *, input: str | None = None) -> LocalWeights:
     text = str(spec)
     if text.startswith("hub://"):
         path, source = _from_hub(text)
-        return LocalWeights(path, file_sha256(path), source, input=input)
+        return _described(path, source, input)
     if text.startswith("artifact:"):
         path = artifact_file(text.removeprefix("artifact:"))
-        return LocalWeights(path, file_sha256(path), text, input=input)
+        return _described(path, text, input)
     path = Path(text).expanduser()
     if path.is_file():
-        return LocalWeights(path, file_sha256(path), path.name, input=input)
+        return _described(path, path.name, input)
     if path.is_dir():
         raise UserError(f"Weights {text} are a folder. Name the file in it.")
     if "/" in text or path.suffix:
@@ -127,6 +127,15 @@ def resolve(spec: str | Path, *, input: str | None = None) -> LocalWeights:
     entry = public(text)
     path = _from_package(entry) if entry.package else _from_url(entry)
     return LocalWeights(path, file_sha256(path), text, entry.layout, entry.scope, input or entry.input)
+
+
+def _described(path: Path, source: str, input: str | None) -> LocalWeights:
+    """Takes from a file's header, if it is one of ours, what it holds."""
+    header = read_header(path)
+    if header is None:
+        return LocalWeights(path, file_sha256(path), source, input=input)
+    scope = header.get("scope") if header.get("scope") in ("backbone", "detector") else None
+    return LocalWeights(path, file_sha256(path), source, "openmmlab", scope, input or "unit")
 
 
 def artifact_file(key: str) -> Path:
@@ -225,7 +234,7 @@ def _from_url(entry: PublicWeights) -> Path:
         try:
             _download(entry.url, temporary)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = str(error).removeprefix("<urlopen error ").removesuffix(">")
             raise UserError(
                 f"{entry.name}: could not download {entry.file} from {entry.url} ({reason}).\n"
                 f"  Get it on another machine, then: --weights {entry.file}, or put it at {path}"
