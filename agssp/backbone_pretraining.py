@@ -25,6 +25,7 @@ from baselines.backbones import Backbone
 from baselines.detectors import count_parameters
 from baselines.freezing import freeze_stages
 from baselines.pretraining import Classification, MaskedImages, MomentumContrast, build_backbone
+from baselines.training.checkpoints import remove_progress
 from baselines.training.hooks import EpochRecorder, History, TrainingEvent
 from baselines.training.optim import build_optimizer
 from baselines.training.resources import Peak, PeakMemory, set_threads
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 STAGE_VERSION = 1
 """Raised when a change of this code changes the weights that the same settings give."""
 
-WEIGHTS = "backbone.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def pretrain_backbone(
         }
         state = {f"backbone.{name}": value for name, value in student.state_dict().items()}
         pretrained.save(folder / WEIGHTS, state, {**facts, **(header or {})})
+        remove_progress(folder)
     return BackboneResult(
         weights=folder / WEIGHTS,
         curve=history.curve,

@@ -138,7 +138,7 @@ class Corpus(Dataset[dict[str, Any]]):
             "image", datasets.Image(decode=False)
         )
         self._recipe, self._seed = recipe, seed
-        self._maps = None if maps is None else _aligned_maps(corpus["image_id"][:], maps)
+        self._maps = None if maps is None else _Maps(corpus["image_id"][:], maps)
         self._photometry = [_photometry(view.photometry) for view in recipe.views]
         self._masks = None
         if masking is not None:
@@ -168,8 +168,8 @@ class Corpus(Dataset[dict[str, Any]]):
             pixels = np.ascontiguousarray(geometry.of_image(image, size).transpose(2, 0, 1))
             views.append(self._photometry[place](torch.from_numpy(pixels)))
             if place == 0 and self._maps is not None:
-                values = geometry.of_map(self._maps[index].astype(np.float32), extent, size)
-                drawn["maps"] = np.ascontiguousarray(values)
+                values = self._maps.values[index].astype(np.float32)
+                drawn["maps"] = np.ascontiguousarray(geometry.of_map(values, extent, size))
         if self._masks is not None:
             drawn["masks"] = self._masks.transform({})["mask"]
         return drawn
@@ -179,11 +179,14 @@ class Corpus(Dataset[dict[str, Any]]):
             return self._kept[index]
         row = self._rows[index]
         try:
-            image = _bounded(decode_image(row["image"]["bytes"]), self._recipe.kept_side)
+            image = decode_image(row["image"]["bytes"])
         except ImageError as error:
             raise UserError(
                 f"Image {row['image_id']!r} of the corpus cannot be read: {error}. Prepare the corpus again."
             ) from error
+        if self._maps is not None:
+            self._maps.check(index, row["image_id"], (image.shape[1], image.shape[0]))
+        image = _bounded(image, self._recipe.kept_side)
         found = (image, int(row["category"]))
         if image.nbytes <= self._room:
             self._room -= image.nbytes
@@ -191,20 +194,35 @@ class Corpus(Dataset[dict[str, Any]]):
         return found
 
 
-def _aligned_maps(image_ids: Sequence[str], maps: MapStore) -> NDArray[np.float16]:
-    """Returns the maps in the order of the images, (N, rows, columns); 16 bits, since a corpus may be large."""
-    places = {image_id: place for place, image_id in enumerate(image_ids)}
-    aligned = np.empty((len(image_ids), *maps.grid), np.float16)
-    for row in maps:
-        place = places.pop(row.image_id, None)
-        if place is not None:
-            aligned[place] = row.map
-    if places:
-        raise UserError(
-            f"{maps.folder} has no anomaly map of {len(places)} of the corpus's {len(image_ids)} images, such as "
-            f"{next(iter(places))!r}.\n  Make maps of this corpus: python -m agssp maps CORPUS --out {maps.folder}"
-        )
-    return aligned
+class _Maps:
+    """The maps in the order of the images, (N, rows, columns); 16 bits, since a corpus may be large."""
+
+    def __init__(self, image_ids: Sequence[str], maps: MapStore):
+        self._folder = maps.folder
+        self.values = np.empty((len(image_ids), *maps.grid), np.float16)
+        self._sizes = np.empty((len(image_ids), 2), np.int32)
+        places = {image_id: place for place, image_id in enumerate(image_ids)}
+        for row in maps:
+            place = places.pop(row.image_id, None)
+            if place is not None:
+                self.values[place] = row.map
+                self._sizes[place] = row.width, row.height
+        if places:
+            raise UserError(
+                f"{maps.folder} has no anomaly map of {len(places)} of the corpus's {len(image_ids)} images, such "
+                f"as {next(iter(places))!r}.\n"
+                f"  Make maps of this corpus: python -m agssp maps CORPUS --out {maps.folder}"
+            )
+
+    def check(self, index: int, image_id: str, size: tuple[int, int]) -> None:
+        """Refuses an image of another size than the one that was mapped."""
+        width, height = (int(side) for side in self._sizes[index])
+        if (width, height) != size:
+            raise UserError(
+                f"{self._folder}: the map of {image_id!r} is of an image of {width} x {height} pixels, in the corpus "
+                f"it has {size[0]} x {size[1]}.\n"
+                f"  Make maps of this corpus: python -m agssp maps CORPUS --out {self._folder}"
+            )
 
 
 def _bounded(image: Image, side: int) -> Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
@@ -180,6 +181,8 @@ class EpochRecorder(Hook):
         return path.is_file() and file_sha256(path) == sha256
 
     def _store(self, runner: Runner, epoch: int, iteration: int) -> None:
+        if not is_main_process():
+            return
         now = time.perf_counter()
         self._history.seconds += now - self._started
         self._started = now
