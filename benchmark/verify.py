@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import datasets_builders
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
-from benchmark.records import RECORD_FILE, Record, iter_records, read_record
+from benchmark.records import RECORD_FILE, DatasetUsed, Quarantined, Record, read_record, record_files
 from datasets_builders.errors import UserError
 
+ANOMALY_FILE = "anomaly.json"
 TOLERANCE = 1e-9
 """Largest difference, in percentage points, of two computations that are called equal."""
 
@@ -82,22 +83,66 @@ def verify(path: Path) -> Verification:
     return Verification(path, Verdict.DIFFERENT if reasons else Verdict.EQUAL, tuple(reasons))
 
 
-def _ground_truth(record: Record) -> GroundTruth:
-    name = record.dataset.name
-    here = datasets_builders.fingerprint(name)
-    if here != record.dataset.fingerprint:
+def verify_anomaly(path: Path) -> Verification:
+    """Computes the metrics of a record of the anomaly benchmark again, from its maps and scores; see `verify`."""
+    from agssp.map_inputs import open_images
+    from benchmark.anomaly_data import SPLIT, read_truths
+    from benchmark.anomaly_metrics import evaluate
+    from benchmark.anomaly_outputs import Outputs
+    from benchmark.anomaly_records import OUTPUTS_FILE, read_record
+
+    try:
+        record = read_record(path)
+        outputs = Outputs.load(path.parent / OUTPUTS_FILE)
+        if outputs.sha256() != record.outputs_sha256:
+            return Verification(
+                path, Verdict.DIFFERENT, ("its file does not hold the outputs that the record names",)
+            )
+        _check_fingerprint(record.dataset)
+        images = open_images(record.dataset.name, SPLIT)
+        if tuple(images.ids) != outputs.image_ids:
+            return Verification(path, Verdict.DIFFERENT, ("its outputs are not of the dataset's images",))
+        computed = evaluate(outputs.maps, outputs.scores, read_truths(images), record.evaluation_size)
+    except UserError as error:
+        return Verification(path, Verdict.IMPOSSIBLE, (str(error),))
+    left, right = _numbers(record.metrics.model_dump()), _numbers(computed.model_dump())
+    reasons = tuple(_unequal(left, right, "outputs"))
+    return Verification(path, Verdict.DIFFERENT if reasons else Verdict.EQUAL, reasons)
+
+
+def _numbers(value: Any, name: str = "metrics") -> dict[str, float | None]:
+    """Lists all numbers inside nested values, by their place."""
+    if isinstance(value, dict):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        return {name: value}
+    return {place: n for key, item in parts for place, n in _numbers(item, f"{name}.{key}").items()}
+
+
+def _check_fingerprint(dataset: DatasetUsed) -> None:
+    here = datasets_builders.fingerprint(dataset.name)
+    if here != dataset.fingerprint:
         raise UserError(
-            f"the dataset differs: {name} has fingerprint {here[:12]} here, the record was measured on"
-            f" {record.dataset.fingerprint[:12]}. Prepare the same version of the data."
+            f"the dataset differs: {dataset.name} has fingerprint {here[:12]} here, the record was measured on"
+            f" {dataset.fingerprint[:12]}. Prepare the same version of the data."
         )
-    return GroundTruth.from_dataset(datasets_builders.load(name, "validation"))
+
+
+def _ground_truth(record: Record) -> GroundTruth:
+    _check_fingerprint(record.dataset)
+    return GroundTruth.from_dataset(datasets_builders.load(record.dataset.name, "validation"))
 
 
 def _differences(recorded: Metrics, computed: Metrics) -> list[str]:
     """Lists every number that is not equal, by name."""
-    left, right = _flat(recorded), _flat(computed)
+    return _unequal(_flat(recorded), _flat(computed), "detections")
+
+
+def _unequal(left: Mapping[str, float | None], right: Mapping[str, float | None], source: str) -> list[str]:
     return [
-        f"{name} is {left.get(name)} in the record and {right.get(name)} from its detections"
+        f"{name} is {left.get(name)} in the record and {right.get(name)} from its {source}"
         for name in sorted(left.keys() | right.keys())
         if not _equal(left.get(name), right.get(name))
     ]
@@ -127,10 +172,23 @@ def verify_paths(paths: Iterable[Path]) -> int:
     """
     codes = {0}
     for path in paths:
-        inside = [entry.path for entry in iter_records(path)] if path.is_dir() else []
-        for verification in map(verify, inside or [path]):
+        for verification in map(_verify_file, _files(path)):
             print(f"{verification.verdict.value}: {verification.path}")
             for reason in verification.reasons:
                 print(f"  {reason}")
             codes.add(_EXIT_CODES[verification.verdict])
     return 1 if 1 in codes else max(codes)
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns the records of every kind in a folder, at any depth; a file, or an empty folder, itself."""
+    found = [
+        entry.path if isinstance(entry, Quarantined) else entry
+        for name in (RECORD_FILE, ANOMALY_FILE)
+        for entry in record_files(path, name)
+    ]
+    return list(dict.fromkeys(found)) or [path]
+
+
+def _verify_file(path: Path) -> Verification:
+    return verify_anomaly(path) if path.name == ANOMALY_FILE else verify(path)
