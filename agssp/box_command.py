@@ -64,6 +64,7 @@ def facts(boxes: BoxStore) -> dict[str, Any]:
         "images": len(boxes),
         "boxes": sum(category.boxes for category in found),
         "negatives": sum(category.negatives for category in found),
+        "flooded": sum(category.flooded for category in found),
         "categories": {name: vars(category) for name, category in boxes.categories.items()},
     }
 
@@ -83,6 +84,13 @@ def print_facts(found: dict[str, Any]) -> None:
         table.add_row(name, f"{category['images']:,}", f"{category['boxes']:,}", f"{share:.0%}", limit)
     console = Console()
     console.print(table)
+    if found["flooded"]:
+        names = [name for name, category in found["categories"].items() if category["flooded"]]
+        console.print(
+            f"[yellow]{found['flooded']:,} images lie above their threshold as a whole[/], their box is the image: "
+            f"{', '.join(names)}. A smaller --margin raises the threshold.",
+            highlight=False,
+        )
     for what, where in {"folder": found["folder"], **found["exports"]}.items():
         console.print(f"{what}: {where}", highlight=False, soft_wrap=True)
     console.print(f"fingerprint: {found['fingerprint']}", highlight=False, soft_wrap=True)

@@ -71,12 +71,14 @@ class CategoryFacts:
         images: Number of images.
         negatives: Number of images without boxes.
         boxes: Number of boxes.
+        flooded: Number of images that lie above the threshold as a whole: their box says nothing.
     """
 
     threshold: float
     images: int
     negatives: int
     boxes: int
+    flooded: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,12 +324,16 @@ def _count(content: Content, thresholds: Mapping[str, float]) -> dict[str, Categ
     if names.tolist() != sorted(thresholds):
         raise ValueError("the categories of the images are not those of the thresholds")
     counts = np.diff(content.offsets)
+    pixels = content.sizes.astype(np.int64).prod(axis=1).astype(np.float32)
+    whole = np.repeat(pixels, counts) == content.areas
+    flooded = np.bincount(np.repeat(np.arange(len(counts)), counts)[whole], minlength=len(counts))
     return {
         name: CategoryFacts(
-            float(thresholds[name]),
-            int((place == k).sum()),
-            int((counts[place == k] == 0).sum()),
-            int(counts[place == k].sum()),
+            threshold=float(thresholds[name]),
+            images=int((place == k).sum()),
+            negatives=int((counts[place == k] == 0).sum()),
+            boxes=int(counts[place == k].sum()),
+            flooded=int(flooded[place == k].sum()),
         )
         for k, name in enumerate(names.tolist())
     }

@@ -213,11 +213,12 @@ def _write_data_yaml(folder: Path, card: registry.DatasetCard, splits: Iterable[
 
 def _write_origin(folder: Path, card: registry.DatasetCard, fingerprint: str) -> None:
     """Says beside the files whose they are, under what licence, and which state of the data this is."""
-    lines = (
-        f"{card.name}: {card.title}",
-        f"Homepage: {card.homepage}",
-        f"Licence: {card.licence}",
-        f"Citation: {card.citation}",
-        f"Fingerprint: {fingerprint}",
-    )
-    (folder / "ORIGIN.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts = {
+        card.name: card.title,
+        "Homepage": card.homepage,
+        "Licence": card.licence,
+        "Citation": card.citation,
+        "Fingerprint": fingerprint,
+    }
+    text = "".join(f"{what}: {fact}\n" for what, fact in facts.items() if fact)
+    (folder / "ORIGIN.txt").write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from made_maps import map_row, store_maps
 
 from agssp import box_dataset
 from agssp.box_settings import BoxSettings
-from agssp.box_store import BoxRow, BoxStore, open_boxes, write_boxes
+from agssp.box_store import BoxRow, BoxStore, CategoryFacts, open_boxes, write_boxes
 from agssp.pseudo_boxes import make_boxes
 from datasets_builders.errors import UserError
 from datasets_builders.images import encode_png
@@ -58,10 +58,7 @@ def test_what_was_written_is_read(store: BoxStore, tmp_path: Path) -> None:
             assert (a.dtype, a.shape) == (np.float32, b.shape)
             assert a.tolist() == b.tolist()
     facts = again.categories
-    assert {name: (f.threshold, f.images, f.negatives, f.boxes) for name, f in facts.items()} == {
-        "plate": (0.5, 1, 0, 2),
-        "rail": (0.75, 2, 1, 1),
-    }
+    assert facts == {"plate": CategoryFacts(0.5, 1, 0, 2, 0), "rail": CategoryFacts(0.75, 2, 1, 1, 0)}
 
 
 def test_the_fingerprint_is_of_the_content_alone(store: BoxStore, tmp_path: Path) -> None:

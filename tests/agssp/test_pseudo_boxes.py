@@ -284,3 +284,15 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         assert row.boxes.tolist() == wanted.xywh.tolist()
         assert row.scores.tolist() == wanted.scores.tolist()
         assert row.areas.tolist() == wanted.areas.tolist()
+
+
+def test_images_above_the_threshold_as_a_whole_are_counted(tmp_path: Path) -> None:
+    """Nearly all images free of defects, maps without noise: the mean less the margin falls under their level."""
+    defect = np.zeros((9, 9))
+    defect[3:6, 3:6] = 1
+    rows = [map_row(str(i), defect if i == 0 else np.zeros((9, 9)), (40, 30)) for i in range(20)]
+    store = store_maps(tmp_path / "maps", rows)
+    found = make_boxes(store, tmp_path / "boxes").categories["plate"]
+    assert (found.threshold, found.flooded, found.boxes) == (pytest.approx(-0.05), 20, 20)
+    found = make_boxes(store, tmp_path / "none", BoxSettings(margin=0)).categories["plate"]
+    assert (found.flooded, found.boxes, found.negatives) == (0, 1, 19)
