@@ -129,6 +129,76 @@ def report(results: Results = RESULTS, as_json: Json = False) -> None:
 
 
 @app.command()
+def anomaly(
+    detector: Annotated[
+        str, typer.Option(help="kead, winclip, or another source of maps: memory, random, oracle, folder.")
+    ],
+    dataset: Annotated[str, typer.Option(help="A dataset; its validation split is scored.")],
+    encoder: Annotated[
+        str, typer.Option(help="Of the detector: tiny, base, large, huge, or MODEL/TAG of open_clip.")
+    ] = "",
+    shots: Annotated[int, typer.Option(min=0, help="Normal images; 0: zero-shot.")] = 4,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="Of the choice of normal images; 0 by default.", metavar="S ...")
+    ] = None,
+    normals: Annotated[
+        str,
+        typer.Option(help="Normal images: labelled, auto, or a file of ids of training images, one a line."),
+    ] = "labelled",
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="Local file with the encoder's weights.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the encoder: auto, fp32, bf16 or fp16.")] = None,
+    no_vv: Annotated[bool, typer.Option("--no-vv", help="KeAD without V-V attention.")] = False,
+    no_descriptions: Annotated[
+        bool, typer.Option("--no-descriptions", help="KeAD with generic states alone.")
+    ] = False,
+    layer_aliasing: Annotated[
+        bool, typer.Option("--layer-aliasing", help="KeAD with the released code's equal layers.")
+    ] = False,
+    redundancy_removal: Annotated[
+        bool, typer.Option("--redundancy-removal", help="KeAD with the released code's text features.")
+    ] = False,
+    image_score: Annotated[str, typer.Option(help="Of KeAD: paper or released.")] = "paper",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Measure how well a detector's anomaly maps find defects, and what they cost (the paper's Table 4, Fig. 7)."""
+    from agssp.map_sources import SourceOptions
+    from benchmark.anomaly import run_anomaly
+
+    switches = {
+        "vv": (not no_vv, True),
+        "descriptions": (not no_descriptions, True),
+        "layer_aliasing": (layer_aliasing, False),
+        "redundancy_removal": (redundancy_removal, False),
+        "image_score": (image_score, "paper"),
+    }
+    settings = {name: value for name, (value, default) in switches.items() if value != default}
+    try:
+        outcome = run_anomaly(
+            detector=detector,
+            encoder=encoder,
+            dataset=dataset,
+            shots=shots,
+            seeds=seeds or [0],
+            normals=normals,
+            device=device.value,
+            results=results,
+            options=SourceOptions(encoder_weights, precision, settings),
+        )
+    except KeyboardInterrupt:
+        print(
+            "Interrupted. Finished seeds are recorded; the same command goes on with the rest.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(outcome)
+
+
+@app.command()
 def verify(
     records: Annotated[list[Path], typer.Argument(help="Record files (.json).")],
 ) -> None:
