@@ -18,15 +18,15 @@ MASKS_FOLDER = "sd900_masks"
 MASK_PREFIXES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
 
 
-# Pictures that show the same metal, found by the overlap audit: one group stays in one split. A later audit found
-# four more pairs across the split (docs/audit.md): they belong into the next version of this file.
+# Pictures that show the same metal, to 30 % of their area or more, directly or from one to the next: one group
+# stays in one split. How they were found, comparing every two pictures of a class: docs/audit.md.
 GROUPS_FILE = Path(__file__).with_name("neu_det_groups.json")
 
 
 class NeuDet(DetectionBuilder):
     """Reads NEU-DET, with the pixel masks of SD-saliency-900 where they lie in or beside the raw folder."""
 
-    VERSION = datasets.Version("2.0.0")  # 2: pictures of the same metal stay in one split
+    VERSION = datasets.Version("3.0.0")  # 2, 3: pictures of the same metal stay in one split
 
     def read(self, raw: Path) -> Iterator[RawExample]:
         """Lists images with their VOC files; see `DetectionBuilder.read`."""
