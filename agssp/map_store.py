@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from datasets_builders.errors import UserError
 from datasets_builders.storage import atomic_file, canonical_json, content_key, file_sha256
@@ -24,6 +25,8 @@ METADATA = "metadata.json"
 DATA = "data"
 ROWS_PER_FILE = 16384
 MAX_SIDE = 4096
+_COLUMNS = ["image_id", "category", "width", "height", "image_score"]
+"""And `map`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class MapStore:
                     raise _damaged(path, "its content has changed (sha256)")
                 with pq.ParquetFile(path) as parquet:
                     for batch in parquet.iter_batches(batch_size=256):
-                        yield from _read_rows(batch, self.grid)
+                        yield from _read_rows(batch, self.grid, path)
             except FileNotFoundError:
                 raise _damaged(path, "missing") from None
 
@@ -126,33 +129,51 @@ def open_maps(folder: Path) -> MapStore:
             )
         if checksum != content_key(content):
             raise _damaged(path, "its checksum does not match")
-        height, width = content["grid"]
-        store = MapStore(
-            folder=folder,
-            identity=content["identity"],
-            grid=(int(height), int(width)),
-            rows=int(content["rows"]),
-            categories=content["categories"],
-            fingerprint=content["fingerprint"],
-            files=content["files"],
-        )
+        found = _Metadata.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder} holds no anomaly maps (no {METADATA}).\n  Make some: python -m agssp maps DATASET --out {folder}"
+            f"{folder} holds no anomaly maps (no {METADATA}).\n"
+            f"  Make some: python -m agssp maps DATASET --out {folder}"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"not the metadata of maps ({error})") from error
-    _check_shape(path, store)
-    return store
+    return MapStore(
+        folder=folder,
+        identity=found.identity.model_dump(),
+        grid=found.grid,
+        rows=found.rows,
+        categories=found.categories,
+        fingerprint=found.fingerprint,
+        files={name: facts.model_dump() for name, facts in found.files.items()},
+    )
 
 
-def _check_shape(path: Path, store: MapStore) -> None:
-    """Refuses metadata that was not written by `write_store`."""
-    if not all(1 <= side <= MAX_SIDE for side in store.grid):
-        raise _damaged(path, f"grid {store.grid}")
-    for name in store.files:
-        if Path(name).parts != (DATA, Path(name).name):
-            raise _damaged(path, f"file {name!r} is not in {DATA}/")
+_Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Identity(BaseModel):
+    request: dict[str, Any]
+    normals: dict[str, list[str]]
+
+
+class _File(BaseModel):
+    rows: _Count
+    bytes: _Count
+    sha256: str
+
+
+class _Metadata(BaseModel):
+    """What `write_store` writes; the file may be a stranger's."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: int
+    fingerprint: str
+    rows: _Count
+    grid: tuple[_Side, _Side]
+    categories: dict[str, int]
+    identity: _Identity
+    files: dict[Annotated[str, Field(pattern=rf"^{DATA}/[\w-]+\.parquet$")], _File]
 
 
 def _damaged(path: Path, reason: str) -> UserError:
@@ -161,11 +182,13 @@ def _damaged(path: Path, reason: str) -> UserError:
     )
 
 
-def _read_rows(batch: pa.RecordBatch, grid: tuple[int, int]) -> Iterator[MapRow]:
-    maps = _map_values(batch).reshape(batch.num_rows, *grid).astype(np.float32)
-    others = batch.drop_columns(["map"]).to_pylist()
-    for other, values in zip(others, maps, strict=True):
-        yield MapRow(**other, map=values)
+def _read_rows(batch: pa.RecordBatch, grid: tuple[int, int], path: Path) -> list[MapRow]:
+    try:
+        maps = _map_values(batch).reshape(batch.num_rows, *grid).astype(np.float32)
+        others = batch.select(_COLUMNS).to_pylist()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"not a file of maps ({error})") from error
+    return [MapRow(**other, map=values) for other, values in zip(others, maps, strict=True)]
 
 
 def _map_values(batch: pa.RecordBatch) -> NDArray[np.float16]:
@@ -199,9 +222,7 @@ def write_part(path: Path, rows: Sequence[MapRow], key: str) -> None:
         offsets = np.arange(0, len(nested) + 1, size, dtype=np.int32)
         nested = pa.ListArray.from_arrays(pa.array(offsets), nested)
     columns = {
-        name: pa.array([getattr(row, name) for row in rows], schema.field(name).type)
-        for name in schema.names
-        if name != "map"
+        name: pa.array([getattr(row, name) for row in rows], schema.field(name).type) for name in _COLUMNS
     }
     columns["map"] = pa.ExtensionArray.from_storage(schema.field("map").type, nested)
     table = pa.table(columns, schema=schema.with_metadata({**schema.metadata, b"key": key.encode()}))
