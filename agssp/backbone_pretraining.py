@@ -13,6 +13,7 @@ import cv2
 import torch
 from mmengine.dist import get_world_size, init_dist, is_distributed, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
@@ -133,7 +134,7 @@ def pretrain_backbone(
     history = History()
     masking = recipe.masking if method == "simmim" else None
     runner = Runner(
-        model=model.guided,
+        model=_shared(model.guided),
         work_dir=str(folder),
         experiment_name=secrets.token_hex(8),
         train_dataloader=loader(corpus, maps, recipe, plan, masking=masking, workers=workers, seed=seed),
@@ -246,5 +247,16 @@ def _optim_wrapper(model: nn.Module, recipe: BackbonePretraining, plan: Plan) ->
 
 def _join_ranks() -> None:
     """Joins the processes that torchrun started, if it did."""
-    if "LOCAL_RANK" in os.environ and not is_distributed():
-        init_dist("pytorch", backend="nccl" if torch.cuda.is_available() else "gloo")
+    if "LOCAL_RANK" not in os.environ or is_distributed():
+        return
+    if torch.cuda.is_available():
+        init_dist("pytorch")
+    else:
+        torch.distributed.init_process_group("gloo")
+
+
+def _shared(model: nn.Module) -> nn.Module:
+    """Wraps a model that ranks on CPUs train together; on GPUs mmengine does it, and asks for one."""
+    if is_distributed() and not torch.cuda.is_available():
+        return MMDistributedDataParallel(model, broadcast_buffers=False)
+    return model
