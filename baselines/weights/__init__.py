@@ -15,7 +15,6 @@ from baselines.weights.loading import LoadReport, load
 from baselines.weights.sources import (
     LocalWeights,
     PublicWeights,
-    artifact_file,
     public,
     public_names,
     resolve,
@@ -26,7 +25,6 @@ __all__ = [
     "LoadReport",
     "LocalWeights",
     "PublicWeights",
-    "artifact_file",
     "load",
     "public",
     "public_names",

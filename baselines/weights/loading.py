@@ -105,10 +105,11 @@ def load(module: nn.Module, weights: LocalWeights, scope: Scope = "backbone") ->
     """
     import torch
 
-    tensors, _ = files.read(weights.path)
-    layout = weights.layout or layouts.recognise(tensors)
+    tensors, header = files.read(weights.path)
+    # A header of ours stands for our names and our input.
+    layout = weights.layout or ("openmmlab" if header is not None else layouts.recognise(tensors))
     ours = layouts.to_ours(tensors, layout)
-    trained_on = weights.input or layouts.default_input(layout, ours)
+    trained_on = weights.input or ("unit" if header is not None else layouts.default_input(layout, ours))
     ours = inputs.adapt(ours, inputs.convention(trained_on))
 
     bare = not hasattr(module, "backbone")

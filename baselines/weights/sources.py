@@ -7,10 +7,13 @@ import re
 import urllib.request
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
+from rich.progress import Progress
 
 from baselines.weights.files import LARGEST_FILE, read_header
 from datasets_builders import storage
@@ -18,7 +21,8 @@ from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import atomic_file, file_sha256
 
 _CATALOGUE = Path(__file__).parents[1] / "public_weights.yaml"
-_HUB = re.compile(r"hub://([^/@]+/[^/@]+)@([^/]+)/(.+)")
+_HUB = re.compile(r"hub://([^/@]+/[^/@]+)@([^/]+)/([^\\]+)")
+_ARTIFACT_FILE = "weights.safetensors"
 _TIMEOUT_SECONDS = 10
 _CHUNK_BYTES = 1 << 20
 
@@ -102,8 +106,8 @@ def resolve(spec: str | Path, *, input: str | None = None) -> LocalWeights:
     """Gets weights onto this machine.
 
     Args:
-        spec: A file; `hub://ORG/REPO@REVISION/FILE`, where the revision is a commit or a tag; `artifact:KEY` or
-            `artifact:STAGE/KEY`; or a name of `public_names()`.
+        spec: A name of `public_names()`; `hub://ORG/REPO@REVISION/FILE`, where the revision is a commit or a tag;
+            `artifact:KEY`, a finished stage of this machine, by eight or more of its key's digits; or a file.
         input: Name of the input convention they were trained on, where it is not their layout's usual one.
 
     Raises:
@@ -115,49 +119,33 @@ def resolve(spec: str | Path, *, input: str | None = None) -> LocalWeights:
         path, source = _from_hub(text)
         return _described(path, source, input)
     if text.startswith("artifact:"):
-        path = artifact_file(text.removeprefix("artifact:"))
-        return _described(path, text, input)
+        path, source = _from_artifact(text.removeprefix("artifact:"))
+        return _described(path, source, input)
     path = Path(text).expanduser()
-    if path.is_file():
-        return _described(path, path.name, input)
-    if path.is_dir():
-        raise UserError(f"Weights {text} are a folder. Name the file in it.")
-    if "/" in text or path.suffix:
-        raise UserError(f"There is no weights file {text}.")
-    entry = public(text)
-    path = _from_package(entry) if entry.package else _from_url(entry)
-    return LocalWeights(path, file_sha256(path), text, entry.layout, entry.scope, input or entry.input)
+    if text in _catalogue() or not ("/" in text or path.suffix or path.exists()):
+        entry = public(text)
+        path = _from_package(entry) if entry.package else _from_url(entry)
+        return LocalWeights(path, file_sha256(path), text, entry.layout, entry.scope, input or entry.input)
+    if not path.is_file():
+        raise UserError(f"There is no weights file {text}{': it is a folder' if path.is_dir() else ''}.")
+    return _described(path, path.name, input)
 
 
 def _described(path: Path, source: str, input: str | None) -> LocalWeights:
-    """Takes from a file's header, if it is one of ours, what it holds."""
-    header = read_header(path)
-    if header is None:
-        return LocalWeights(path, file_sha256(path), source, input=input)
-    scope = header.get("scope") if header.get("scope") in ("backbone", "detector") else None
-    return LocalWeights(path, file_sha256(path), source, "openmmlab", scope, input or "unit")
+    """Takes the scope from a file's header, where it is one of ours."""
+    scope = (read_header(path) or {}).get("scope")
+    known = scope if scope in ("backbone", "detector") else None
+    return LocalWeights(path, file_sha256(path), source, scope=known, input=input)
 
 
-def artifact_file(key: str) -> Path:
-    """Returns the weights of an artifact: `artifacts/<stage>/<key>/weights.safetensors` of the cache.
+def _from_artifact(key: str) -> tuple[Path, str]:
+    """Returns the weights of a finished stage of this machine, checked against their hash, and their full name."""
+    from baselines import artifacts
 
-    Args:
-        key: `KEY`, or `STAGE/KEY`; the beginning of a key is enough where only one has it.
-
-    Raises:
-        UserError: There is none, or more than one.
-    """
-    stage, _, digits = key.rpartition("/")
-    if not re.fullmatch(r"[0-9a-f]{6,64}", digits) or not re.fullmatch(r"[a-z0-9_-]*", stage):
-        raise UserError(
-            f"'artifact:{key}' names no artifact: write artifact:KEY, at least six of the key's digits."
-        )
-    root = storage.home() / "artifacts"
-    found = sorted(root.glob(f"{stage or '*'}/{digits}*/weights.safetensors"))
-    if len(found) != 1:
-        what = "There is no artifact" if not found else f"{len(found)} artifacts begin with"
-        raise UserError(f"{what} {key} with weights in {root}. See: ls {root}/*")
-    return found[0]
+    artifact = artifacts.find_by_key(key)
+    if _ARTIFACT_FILE not in artifact.manifest.files:
+        raise UserError(f"artifact:{key} is of stage {artifact.manifest.kind!r}, which leaves no weights.")
+    return artifact.file(_ARTIFACT_FILE), f"artifact:{artifact.key}"
 
 
 def _from_hub(spec: str) -> tuple[Path, str]:
@@ -165,7 +153,8 @@ def _from_hub(spec: str) -> tuple[Path, str]:
     from datasets_builders import hub
 
     parts = _HUB.fullmatch(spec)
-    if parts is None or ".." in parts[3].split("/") or parts[2] in ("main", "master"):
+    inside = parts is not None and not {"", ".", ".."} & set(parts[3].split("/"))
+    if parts is None or not inside or parts[2] in ("main", "master"):
         raise UserError(
             f"{spec!r} names no fixed file: write hub://ORG/REPO@REVISION/FILE, where the revision is a commit "
             "(40 hexadecimal digits) or a tag, not a branch."
@@ -233,7 +222,7 @@ def _from_url(entry: PublicWeights) -> Path:
     with atomic_file(path) as temporary:
         try:
             _download(entry.url, temporary)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = str(error).removeprefix("<urlopen error ").removesuffix(">")
             raise UserError(
                 f"{entry.name}: could not download {entry.file} from {entry.url} ({reason}).\n"
@@ -250,17 +239,22 @@ def _download(url: str, path: Path) -> None:
         OSError: The address does not answer as it should.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "agssp-bench"})  # noqa: S310 - from our catalogue
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file:  # noqa: S310
+    bar = Progress(console=Console(stderr=True), transient=True)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file, bar:  # noqa: S310
         if url.startswith("https:") and not answer.url.startswith("https:"):
             raise OSError(f"redirected to {answer.url}, which is not encrypted")
-        expected, received = answer.headers.get("Content-Length"), 0
+        length = answer.headers.get("Content-Length")
+        expected = None if length is None else int(length)
+        task = bar.add_task(f"Downloading {url.rsplit('/', 1)[-1]}", total=expected)
+        received = 0
         while chunk := answer.read(_CHUNK_BYTES):
             received += len(chunk)
             if received > LARGEST_FILE:
                 raise OSError(f"more than {LARGEST_FILE:,} bytes")
             file.write(chunk)
-        if expected is not None and received != int(expected):
-            raise OSError(f"cut short: {received:,} of {int(expected):,} bytes")
+            bar.update(task, completed=received)
+        if expected is not None and received != expected:
+            raise OSError(f"cut short: {received:,} of {expected:,} bytes")
 
 
 def _check_sha256(entry: PublicWeights, sha256: str, where: str) -> None:

@@ -46,7 +46,7 @@ def test_a_backbone_is_loaded_and_nothing_else(tmp_path: Path) -> None:
     model = build("csp_darknet", "n")
     before, state = snapshot(model), random_state(model)
     local = ours(state, tmp_path)
-    assert (local.scope, local.layout, local.input) == ("detector", "openmmlab", "unit")
+    assert (local.scope, local.layout, local.input) == ("detector", None, None)
     report = load(model, local)
     backbone = {name for name in state if name.startswith("backbone.")}
     assert changed(before, model) == backbone
@@ -56,6 +56,22 @@ def test_a_backbone_is_loaded_and_nothing_else(tmp_path: Path) -> None:
     assert (report.loaded, report.share_of_backbone, report.input) == (len(backbone), 1.0, "unit")
     assert (report.missing, report.unexpected, report.reinitialised) == ((), (), ())
     assert report.unused == len(state) - len(backbone)
+
+
+@pytest.mark.parametrize("family", ["resnet", "swin"])
+def test_our_own_files_are_not_folded_again(family: str, tmp_path: Path) -> None:
+    """The same names without our header are OpenMMLab's, which sees ImageNet's mean and deviation."""
+    model = build(family, {"resnet": "18", "swin": "nano"}[family])
+    state = {name: value for name, value in random_state(model).items() if name.startswith("backbone.")}
+    local = ours(state, tmp_path)
+    assert load(model, local).input == "unit"
+    name = "backbone.conv1.weight" if family == "resnet" else "backbone.patch_embed.projection.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
+    torch.save(state, tmp_path / "w.pth")
+    assert load(model, weights.resolve(tmp_path / "w.pth")).input == "imagenet"
+    assert not torch.equal(model.state_dict()[name], state[name])
+    assert load(model, weights.resolve(tmp_path / "w.pth", input="unit")).input == "unit"
+    assert torch.equal(model.state_dict()[name], state[name])
 
 
 def test_a_bare_backbone_takes_the_same_file(tmp_path: Path) -> None:

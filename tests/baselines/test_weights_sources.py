@@ -17,7 +17,7 @@ from hub_server.server import HubServer
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
-from baselines import backbones, weights
+from baselines import artifacts, backbones, weights
 from baselines.weights import inputs, layouts, sources
 from datasets_builders import storage
 from datasets_builders.errors import UserError
@@ -42,14 +42,14 @@ def test_a_file_is_named_by_its_name_alone(tmp_path: Path) -> None:
     [
         ("none.pth", r"no weights file none\.pth"),
         ("folder/none", "no weights file folder/none"),
-        (".", "are a folder"),
+        (".", "it is a folder"),
         ("imagenet-resnet5", "Did you mean 'imagenet-resnet50'"),
         ("hub://org/repo/w.pth", "hub://ORG/REPO@REVISION/FILE"),
         ("hub://org/repo@main/w.pth", "not a branch"),
         ("hub://org/repo@v1/../../w.pth", "names no fixed file"),
-        ("artifact:../../etc", "names no artifact"),
-        ("artifact:abc", "at least six"),
-        ("artifact:abcdef012345", "There is no artifact abcdef012345"),
+        ("hub://org/repo@v1//etc/hostname", "names no fixed file"),
+        ("artifact:../../etc", "no key of an artifact"),
+        ("artifact:abcdef012345", "No artifacts have a key that begins with abcdef012345"),
     ],
 )
 def test_what_is_not_there_is_said(spec: str, says: str) -> None:
@@ -58,15 +58,31 @@ def test_what_is_not_there_is_said(spec: str, says: str) -> None:
 
 
 def test_artifacts_are_found_by_the_beginning_of_their_key() -> None:
-    for stage, key in (("backbone", "ab" * 32), ("detector", "ab" * 31 + "cd"), ("boxes", "12" * 32)):
-        path = storage.home() / "artifacts" / stage / key / "weights.safetensors"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(CONTENT)
-    assert weights.resolve("artifact:121212").path.parent.name == "12" * 32
-    assert weights.resolve(f"artifact:{'ab' * 32}").source == f"artifact:{'ab' * 32}"
-    assert weights.resolve("artifact:detector/ababab").path.parent.parent.name == "detector"
-    with pytest.raises(UserError, match="2 artifacts begin with ababab"):
-        weights.resolve("artifact:ababab")
+    def make(folder: Path) -> artifacts.Made:
+        (folder / "weights.safetensors").write_bytes(CONTENT)
+        return artifacts.Made({})
+
+    made = artifacts.obtain("backbone", {"seed": 1}, make)
+    local = weights.resolve(f"artifact:{made.key[:8]}")
+    assert (local.sha256, local.source) == (SHA256, f"artifact:{made.key}")
+    local.path.write_bytes(CONTENT[::-1])
+    with pytest.raises(UserError, match="is damaged"):
+        weights.resolve(f"artifact:{made.key}")
+
+    def make_none(folder: Path) -> artifacts.Made:
+        (folder / "boxes.parquet").write_bytes(CONTENT)
+        return artifacts.Made({})
+
+    with pytest.raises(UserError, match="'boxes', which leaves no weights"):
+        weights.resolve(f"artifact:{artifacts.obtain('boxes', {'seed': 2}, make_none).key}")
+
+
+def test_a_public_name_is_no_file_that_happens_to_lie_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet-lite0").write_bytes(CONTENT)
+    assert weights.resolve("imagenet-lite0").sha256.startswith("57934424")
 
 
 # --- the Hub --------------------------------------------------------------------------------------------------
