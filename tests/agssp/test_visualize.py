@@ -12,7 +12,7 @@ import yaml
 from made_maps import defect_map, map_row, store_maps
 from PIL import Image
 
-from agssp import visualize
+from agssp import map_sheet
 from agssp.box_store import BoxRow, open_boxes
 from agssp.cli import run_app
 from agssp.map_inputs import Images, open_images
@@ -119,7 +119,7 @@ def test_a_sheet_shows_image_mask_map_and_boxes(folder: Path, tmp_path: Path, im
     chosen = images.ids[2:5]
     assert run_app([*arguments, *(word for image_id in chosen for word in ("--id", image_id))]) == 0
     page = np.asarray(Image.open(out).convert("RGB"))
-    assert page.shape[1] == 2 * visualize.MARGIN + 5 * (visualize.TILE + visualize.GAP) - visualize.GAP
+    assert page.shape[1] == 2 * map_sheet.MARGIN + 5 * (map_sheet.TILE + map_sheet.GAP) - map_sheet.GAP
     again = tmp_path / "again.png"
     arguments[-1] = str(again)
     assert run_app([*arguments, *(word for image_id in chosen for word in ("--id", image_id))]) == 0
@@ -128,37 +128,37 @@ def test_a_sheet_shows_image_mask_map_and_boxes(folder: Path, tmp_path: Path, im
 
 def tile(page: np.ndarray, row: int, column: int) -> np.ndarray:
     """The pixels of a panel."""
-    left = visualize.MARGIN + column * (visualize.TILE + visualize.GAP)
-    top = visualize.MARGIN + 40 + visualize.HEADER
-    top += row * (visualize.TILE + visualize.CAPTION + visualize.GAP)
-    return page[top : top + visualize.TILE, left : left + visualize.TILE]
+    left = map_sheet.MARGIN + column * (map_sheet.TILE + map_sheet.GAP)
+    top = map_sheet.MARGIN + 40 + map_sheet.HEADER
+    top += row * (map_sheet.TILE + map_sheet.CAPTION + map_sheet.GAP)
+    return page[top : top + map_sheet.TILE, left : left + map_sheet.TILE]
 
 
-def example(boxes: list[list[float]], scores: list[float]) -> visualize.Example:
+def example(boxes: list[list[float]], scores: list[float]) -> map_sheet.Example:
     values = np.zeros((13, 13), np.float32)
     values[:, 7:] = 1.5
-    row = map_row("id", values, (visualize.TILE, visualize.TILE))
-    truth = np.zeros((visualize.TILE, visualize.TILE), bool)
+    row = map_row("id", values, (map_sheet.TILE, map_sheet.TILE))
+    truth = np.zeros((map_sheet.TILE, map_sheet.TILE), bool)
     truth[10:20, 10:20] = True
     pixels = np.full((*truth.shape, 3), 90, np.uint8)
     found = np.array(boxes, np.float32).reshape(-1, 4)
     stored = BoxRow(
         "id", "plate", *truth.shape, found, np.array(scores, np.float32), found[:, 2] * found[:, 3]
     )
-    return visualize.Example(pixels, truth, (row,), 0.75, stored)
+    return map_sheet.Example(pixels, truth, (row,), 0.75, stored)
 
 
 def test_panels_hold_what_their_labels_say() -> None:
     shown = example([[60, 100, 50, 40]], [1.25])
-    page = np.asarray(visualize.sheet([shown, shown], ["made"], "title"))
+    page = np.asarray(map_sheet.sheet([shown, shown], ["made"], "title"))
     for row in (0, 1):
         assert (tile(page, row, 0) == 90).all()
         mask = tile(page, row, 1)
         assert (mask[10:20, 10:20] == 255).all()
         assert (mask[30:] == 0).all()
-        heat = visualize.colours(upsample(shown.maps[0].map, (visualize.TILE, visualize.TILE)), 0, 1.5)
+        heat = map_sheet.colours(upsample(shown.maps[0].map, (map_sheet.TILE, map_sheet.TILE)), 0, 1.5)
         np.testing.assert_array_equal(tile(page, row, 2), heat)
-        above = upsample(shown.maps[0].map, (visualize.TILE, visualize.TILE)) > 0.75
+        above = upsample(shown.maps[0].map, (map_sheet.TILE, map_sheet.TILE)) > 0.75
         np.testing.assert_array_equal(tile(page, row, 3)[..., 0] == 255, above)
         drawn = (tile(page, row, 4) != 90).any(axis=2)
         rows, columns = np.nonzero(drawn)
@@ -166,33 +166,33 @@ def test_panels_hold_what_their_labels_say() -> None:
         assert drawn[100, 60:110].all()
         assert not drawn[103:137, 63:107].any()
     # Without boxes, neither their mask nor they are there.
-    bare = visualize.Example(shown.pixels, None, shown.maps)
-    assert visualize.sheet([bare], ["made"], "title").width < page.shape[1] - 2 * visualize.TILE
+    bare = map_sheet.Example(shown.pixels, None, shown.maps)
+    assert map_sheet.sheet([bare], ["made"], "title").width < page.shape[1] - 2 * map_sheet.TILE
 
 
 def test_labels_of_scores_never_cover_each_other() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        labels: list[visualize.Rectangle] = []
+        labels: list[map_sheet.Rectangle] = []
         corners = rng.uniform(0, 200, (12, 2))
         for x, y in corners.tolist():
-            place = visualize._label_place((x, y, x + 30, y + 20), (30, 14), labels, [])
+            place = map_sheet._label_place((x, y, x + 30, y + 20), (30, 14), labels, [])
             if place is not None:
                 assert min(place) >= 0
-                assert max(place) <= visualize.TILE
-                assert not any(visualize._overlap(place, other) for other in labels)
+                assert max(place) <= map_sheet.TILE
+                assert not any(map_sheet._overlap(place, other) for other in labels)
                 labels.append(place)
         assert len(labels) >= 6
 
 
 def test_colours_rise_in_brightness_and_keep_to_their_range() -> None:
-    ramp = visualize.colours(np.linspace(-1, 3, 41, dtype=np.float32)[None], 0, 2)[0].astype(float)
+    ramp = map_sheet.colours(np.linspace(-1, 3, 41, dtype=np.float32)[None], 0, 2)[0].astype(float)
     brightness = ramp @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(brightness) >= 0).all()
     assert (np.diff(brightness)[10:30] > 0).all()
     assert (ramp[:10] == ramp[10]).all()
     assert (ramp[31:] == ramp[30]).all()
-    assert visualize.colours(np.ones((2, 2), np.float32), 1, 1).shape == (2, 2, 3)
+    assert map_sheet.colours(np.ones((2, 2), np.float32), 1, 1).shape == (2, 2, 3)
 
 
 def test_sources_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_sources_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
         == 0
     )
     page = decode_image(out.read_bytes())
-    assert page.shape[1] == 2 * visualize.MARGIN + 4 * (visualize.TILE + visualize.GAP) - visualize.GAP
+    assert page.shape[1] == 2 * map_sheet.MARGIN + 4 * (map_sheet.TILE + map_sheet.GAP) - map_sheet.GAP
 
 
 @pytest.mark.parametrize(
