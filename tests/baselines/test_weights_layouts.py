@@ -24,6 +24,8 @@ import mmyolo
 import timm
 import torchvision
 from mmengine import ConfigDict
+from mmpretrain.models import build_backbone  # noqa: F401  (registers the models)
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -185,23 +187,57 @@ def test_ultralytics_classifier_lacks_the_pooling_layer_and_says_so(tmp_path: Pa
         load(build("csp_darknet", "s"), file_of(theirs, tmp_path))
 
 
-def test_mmpretrains_files_load_without_what_surrounds_the_backbone(tmp_path: Path) -> None:
-    resnet = build("resnet", "18").state_dict()
-    backbone = {name: value for name, value in resnet.items() if name.startswith("backbone.")}
-    moco = {
-        **backbone,
-        "neck.0.fc0.weight": torch.rand(4, 4),
-        "momentum_encoder.module.0.conv1.weight": torch.zeros(64, 3, 7, 7),
-        "head.predictor.fc0.weight": torch.rand(4, 4),
-    }
-    report = load(build("resnet", "18"), file_of({"state_dict": moco, "meta": {"epoch": 3}}, tmp_path))
-    assert (report.layout, report.loaded, report.unused) == ("openmmlab", len(backbone), 3)
-    swin = build("swin", "nano").state_dict()
-    simmim = {n: v for n, v in swin.items() if n.startswith("backbone.") and ".norm1.weight" not in n[:22]}
-    simmim |= {"backbone.mask_token": torch.rand(1, 1, 32), "neck.decoder.0.weight": torch.rand(3, 3)}
-    report = load(build("swin", "nano"), file_of({"state_dict": simmim}, tmp_path))
-    assert (report.unexpected, report.unused) == ((), 2)
-    assert report.share_of_backbone > 0.99
+def test_mmpretrains_simmim_gives_its_features(tmp_path: Path) -> None:
+    sizes = {"depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+    theirs = MODELS.build(
+        {
+            "type": "SimMIM",
+            "backbone": {
+                "type": "SimMIMSwinTransformer",
+                "arch": {"embed_dims": 32, **sizes},
+                "img_size": 384,
+                "stage_cfgs": {"block_cfgs": {"window_size": 6}},
+            },
+            "neck": {"type": "SimMIMLinearDecoder", "in_channels": 256, "encoder_stride": 32},
+            "head": {
+                "type": "SimMIMHead",
+                "patch_size": 4,
+                "loss": {"type": "PixelReconstructionLoss", "criterion": "L1"},
+            },
+        }
+    )
+    theirs = randomised(theirs).backbone
+    mine = mmdet_swin.SwinTransformer(embed_dims=32, window_size=6, out_indices=(1, 2, 3), **sizes)
+    state = {f"backbone.{name}": value for name, value in theirs.state_dict().items()}
+    checkpoint = {"state_dict": {**state, "neck.decoder.0.weight": torch.rand(4)}, "meta": {"epoch": 3}}
+    report = load(mine, file_of(checkpoint, tmp_path))
+    # The decoder, and the token of masked patches.
+    assert (report.layout, report.unexpected, report.unused) == ("openmmlab", (), 2)
+    mine.eval()
+    images = torch.rand(1, 3, 384, 384)
+    with torch.no_grad():
+        expected = super(type(theirs), theirs).forward(images)[-1]  # nothing masked
+        assert torch.equal(mine(images)[-1], expected)
+
+
+def test_mmpretrains_moco_gives_the_encoder_and_not_its_average(tmp_path: Path) -> None:
+    projector = {"type": "NonLinearNeck", "hid_channels": 8, "out_channels": 4}
+    loss = {"type": "CrossEntropyLoss"}
+    theirs = MODELS.build(
+        {
+            "type": "MoCoV3",
+            "base_momentum": 0.01,
+            "backbone": {"type": "ResNet", "depth": 18},
+            "neck": {**projector, "in_channels": 512},
+            "head": {"type": "MoCoV3Head", "predictor": {**projector, "in_channels": 4}, "loss": loss},
+        }
+    )
+    torch.save({"state_dict": randomised(theirs).state_dict()}, tmp_path / "moco.pth")
+    detector = build("resnet", "18")
+    report = load(detector, LocalWeights(tmp_path / "moco.pth", "0" * 64, "moco", input="unit"))
+    assert (report.layout, report.missing, report.unexpected) == ("openmmlab", (), ())
+    for name, value in theirs.backbone.state_dict().items():
+        assert torch.equal(detector.backbone.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(
