@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.special import erf
 
 Array = Any
 
@@ -72,15 +73,14 @@ def vision_features(
 def attention(hidden: Array, w: dict[str, Array], prefix: str, heads: int, *, values_only: bool) -> Array:
     size = hidden.shape[1] // heads
     projected = hidden @ w[f"{prefix}.attn.in_proj_weight"].T + w[f"{prefix}.attn.in_proj_bias"]
-    q, k, v = projected[:, : hidden.shape[1]], projected[:, hidden.shape[1] : -hidden.shape[1]], None
-    v = projected[:, -hidden.shape[1] :]
+    q, k, v = np.split(projected, 3, axis=1)
     if values_only:
         q = k = v
     out = np.empty_like(hidden)
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         for token in range(len(hidden)):
-            logits = np.array([q[token, part] @ other for other in k[:, part]]) / math.sqrt(size)
+            logits = k[:, part] @ q[token, part] / math.sqrt(size)
             weights = np.exp(logits - logits.max())
             out[token, part] = (weights / weights.sum()) @ v[:, part]
     out = out @ w[f"{prefix}.attn.out_proj.weight"].T + w[f"{prefix}.attn.out_proj.bias"]
@@ -96,7 +96,7 @@ def layer_norm(x: Array, w: dict[str, Array], prefix: str) -> Array:
 def gelu(x: Array, quick: bool) -> Array:
     if quick:
         return x / (1 + np.exp(-1.702 * x))
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    return x * 0.5 * (1 + erf(x / math.sqrt(2)))
 
 
 def mean_text(features: Array) -> Array:
