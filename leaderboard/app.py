@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from leaderboard.anomaly import measured_anomaly_rows, reported_anomaly_rows
 from leaderboard.data import measured_rows, reported_rows
 
 RESULTS_VARIABLE = "AGSSP_BENCH_RESULTS"
@@ -20,6 +21,17 @@ _COLUMNS = {
     "map50_95": st.column_config.NumberColumn("mAP@.5:.95", format="%.1f"),
     "map50_95_error": st.column_config.NumberColumn("± ", format="%.1f"),
     "parameters_m": st.column_config.NumberColumn("params (M)", format="%.1f"),
+}
+
+_ANOMALY_COLUMNS = {
+    name: st.column_config.NumberColumn(label, format="%.1f", help=help_)
+    for name, label, help_ in (
+        ("image_auroc", "image AUROC", "Percent, mean over seeds"),
+        ("pixel_auroc", "pixel AUROC", "Percent, mean over seeds"),
+        ("pixel_aupro", "AUPRO", "Percent, up to a false positive rate of 0.3"),
+        ("mask_iou", "mask IoU", "Percent, at the adaptive threshold"),
+        ("images_per_second", "images/s", "On the machine of the record"),
+    )
 }
 
 
@@ -55,6 +67,26 @@ def main() -> None:
     st.write("Single runs, best epoch; not measured here.")
     shown = _filtered(reported_rows(), ("dataset", "backbone", "method", "mode"), "reported")
     st.dataframe(shown, hide_index=True, width="stretch", column_config=_COLUMNS)
+    _show_anomaly(results)
+
+
+def _show_anomaly(results: Path) -> None:
+    """Draws the anomaly benchmark: what detectors find without being trained."""
+    st.header("Anomaly maps")
+    measured = measured_anomaly_rows(results)
+    if measured.rows.empty:
+        st.info(
+            "No records of the anomaly benchmark yet. Make one: `python -m benchmark anomaly --detector kead --encoder "
+            "tiny --dataset casting_billet_synthetic`"
+        )
+    else:
+        st.write("Measured; each row is recomputable from the maps stored with its records.")
+        st.dataframe(measured.rows, hide_index=True, width="stretch", column_config=_ANOMALY_COLUMNS)
+    for damaged in measured.damaged:
+        st.warning(f"Left out: {damaged.reason}")
+    st.write("Reported in the paper's Table 4; not measured here.")
+    shown = _filtered(reported_anomaly_rows(), ("dataset", "detector", "encoder"), "anomaly")
+    st.dataframe(shown, hide_index=True, width="stretch", column_config=_ANOMALY_COLUMNS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.records import Quarantined, iter_records
 
-_PAPER = Path(__file__).with_name("paper_results.csv")
+PAPER = Path(__file__).with_name("paper_results.csv")
 _ROW = ["trust", "protocol", "backbone", "method", "mode", "detector", "dataset"]
 
 
@@ -29,7 +29,7 @@ class Measured:
 
 def reported_rows() -> pd.DataFrame:
     """Returns the paper's Table 2, one row a technique and dataset; values in percent, no error is known."""
-    table = pd.read_csv(_PAPER, keep_default_na=False)
+    table = pd.read_csv(PAPER, keep_default_na=False)
     table = table[(table["table"] == "table2") & table["metric"].isin(["map50", "map50_95"])]
     table = table.assign(value=pd.to_numeric(table["value"]), trust="reported", protocol="paper")
     wide = table.pivot_table(index=_ROW, columns="metric", values="value", sort=False).reset_index()
