@@ -19,6 +19,7 @@ HEADER_KEY = "agssp_bench"
 LARGEST_FILE = 8_000_000_000
 LARGEST_HEADER = 16_000_000
 MOST_TENSORS = 20_000
+LONGEST_NAME = 200
 
 # What trainings of OpenMMLab leave in their checkpoints beside the tensors. It is not needed: each of these names
 # is given an object that holds nothing and does nothing. Any other name that torch does not know is refused.
@@ -204,6 +205,8 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Returns a dense tensor of finite numbers, in float32 where it is of floating point."""
     import torch
 
+    if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        raise UserError(f"{path}: {name[:80]!r} is no name of a tensor.")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
         raise UserError(f"{path}: {name!r} is no plain tensor ({tensor.dtype}, {tensor.layout}).")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

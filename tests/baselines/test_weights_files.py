@@ -165,6 +165,14 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path) -> None:
             files.read(path)
 
 
+@pytest.mark.parametrize("name", ["", "a\x1b[2Jb", "a\nb", "x" * 300])
+def test_names_that_would_spoil_a_report_are_refused(name: str, tmp_path: Path) -> None:
+    torch.save({name: torch.ones(1)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="no name of a tensor") as refused:
+        files.read(tmp_path / "x.pth")
+    assert "\x1b" not in str(refused.value)
+
+
 def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MOST_TENSORS", 1)
     files.save(tmp_path / "x.safetensors", STATE, {})
