@@ -7,12 +7,13 @@ image's size, falls into connected regions; each large enough is a box, scored b
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from agssp.map_store import MapRow, MapStore
 
 LEAST_AREA = 10
+_AGAIN = "make the maps again with python -m agssp maps"
 # Far above the rounding of `upsample`, far below any difference that a float16 map can show.
 _ROUNDING = 1e-5
-_ROWS_AT_ONCE, _ROWS_A_TASK = 2048, 64
+# Maps in memory: at most so many, of at most so many values together; and a thread's share of them.
+_ROWS_AT_ONCE, _VALUES_AT_ONCE, _ROWS_A_TASK = 2048, 2**24, 32
 VERSION = 1
 
 
@@ -63,12 +66,14 @@ def thresholds(maps: MapStore, settings: BoxSettings) -> dict[str, float]:
     read once, one at a time; as they are float16 the sums are exact, whatever the order of the images.
 
     Raises:
-        UserError: A map holds values that are not finite.
+        UserError: A map or an image score holds values that are not finite, or an image's size cannot be.
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for row in maps:
-        _check_map(row.map, row.image_id)
+        _check(row.map, (row.width, row.height), f"The map of image {row.image_id!r}")
+        if not math.isfinite(row.image_score):
+            raise UserError(f"The score of image {row.image_id!r} is not finite: {_AGAIN}.")
         sums[row.category] = sums.get(row.category, 0.0) + float(row.map.max())
         counts[row.category] = counts.get(row.category, 0) + 1
     return {name: sums[name] / counts[name] - settings.margin for name in sorted(sums)}
@@ -93,12 +98,8 @@ def boxes_from_map(
         UserError: The map holds values that are not finite, or the size is none of an image.
     """
     settings = settings or BoxSettings()
-    _check_map(values, None)
+    _check(values, size, "A map")
     width, height = size
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise UserError(
-            f"An image of {width} x {height} pixels cannot be: sizes go from 1 x 1 to {MAX_PIXELS:,} pixels."
-        )
     window = _window(values, size, threshold)
     if window is None:
         return no_boxes()
@@ -149,7 +150,8 @@ def make_boxes(
     def all_rows() -> Iterator[BoxRow]:
         done = 0
         source = iter(maps)
-        while batch := list(islice(source, _ROWS_AT_ONCE)):
+        at_once = min(_ROWS_AT_ONCE, max(1, _VALUES_AT_ONCE // math.prod(maps.grid)))
+        while batch := list(islice(source, at_once)):
             tasks = [batch[start : start + _ROWS_A_TASK] for start in range(0, len(batch), _ROWS_A_TASK)]
             for rows in threads.map(boxes_of, tasks):
                 yield from rows
@@ -159,25 +161,23 @@ def make_boxes(
 
     # NumPy and OpenCV release the interpreter's lock where the time goes.
     with _one_opencv_thread(), ThreadPoolExecutor(workers or cores()) as threads:
-        return write_boxes(out, identity, limits, all_rows(), _origin(maps))
-
-
-def _origin(maps: MapStore) -> dict[str, Any]:
-    return dict(maps.identity)
+        return write_boxes(out, identity, limits, all_rows(), maps.identity)
 
 
 def _box_row(row: MapRow, threshold: float, settings: BoxSettings) -> BoxRow:
-    gated = settings.image_gate is not None and not row.image_score >= settings.image_gate
+    gated = settings.image_gate is not None and row.image_score < np.float32(settings.image_gate)
     size = row.width, row.height
     found = no_boxes() if gated else boxes_from_map(row.map, size, threshold, settings)
     return BoxRow(row.image_id, row.category, *size, found.xywh, found.scores, found.areas)
 
 
-def _check_map(values: Map, image_id: str | None) -> None:
+def _check(values: Map, size: tuple[int, int], which: str) -> None:
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        which = "A map" if image_id is None else f"The map of image {image_id!r}"
-        what = "is empty" if values.ndim != 2 or not values.size else "holds values that are not finite"
-        raise UserError(f"{which} {what}: make the maps again with python -m agssp maps.")
+        raise UserError(f"{which} is empty or holds values that are not finite: {_AGAIN}.")
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise UserError(
+            f"{which} is of {size[0]} x {size[1]} pixels, which cannot be: images have 1 to {MAX_PIXELS:,} pixels."
+        )
 
 
 def _window(values: Map, size: tuple[int, int], threshold: float) -> tuple[slice, slice] | None:
