@@ -61,7 +61,8 @@ def distillation_loss(features: Sequence[Tensor], maps: Tensor, loss: Loss) -> T
 
 def _of_layer(attended: Tensor, maps: Tensor, loss: Loss) -> Tensor:
     """Returns the loss of one layer for each image, (N,)."""
-    target = functional.adaptive_avg_pool2d(maps[:, None], attended.shape[-2:]).flatten(1)
+    height, width = attended.shape[-2:]
+    target = functional.adaptive_avg_pool2d(maps[:, None], (height, width)).flatten(1)
     attended = attended.flatten(1)
     if loss == "cosine":
         return 2 - 2 * functional.cosine_similarity(attended, target, dim=1)

@@ -161,7 +161,7 @@ class Corpus(Dataset[dict[str, Any]]):
         image, label = self._image(index)
         size = self._recipe.image_size
         extent = (image.shape[1], image.shape[0])
-        views = []
+        views: list[torch.Tensor] = []
         drawn: dict[str, Any] = {"views": views, "labels": label}
         for place, view in enumerate(self._recipe.views):
             geometry = draw(view.crop, extent, size)
@@ -277,7 +277,8 @@ class EndlessSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         start = self._epoch * self._epoch_images
-        known, order = -1, np.empty(0, np.int64)
+        known = -1
+        order: NDArray[np.int64] = np.arange(0)
         for position in range(start + self._rank, start + self._epoch_images, self._ranks):
             number, place = divmod(position, self._images)
             if number != known:

@@ -146,7 +146,7 @@ class BackbonePretraining(Settings):
         kept_side: Images are kept in memory at most so many pixels on their longer side.
         batch_size: Images of one step of the optimiser, over all devices.
         device_batch_size: Most images that go through one device at once; gradients are accumulated over the rest.
-        mixed_precision: bfloat16 where a GPU computes; a CPU always computes in float32.
+        mixed_precision: bfloat16 on GPUs, and on processors that have it.
         frozen_stages: Lower stages that keep their pretrained weights; none are frozen without such weights.
         views: One; two for `mocov3`.
     """

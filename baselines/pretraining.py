@@ -204,10 +204,10 @@ class MaskedImages(SimMIM):
 class _MaskedSwin(nn.Module):
     """mmdet's Swin with hidden patches: their embeddings are replaced by one learned token."""
 
-    def __init__(self, swin: nn.Module):
+    def __init__(self, swin: Any):
         super().__init__()
         self.swin = swin
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, swin.num_features[0]))  # type: ignore[index]
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, swin.num_features[0]))
         trunc_normal_(self.mask_token, mean=0, std=0.02)
 
     def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
