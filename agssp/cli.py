@@ -65,6 +65,10 @@ def maps(
     precision: Annotated[
         str | None, typer.Option(help="Of the encoder: auto, fp32, bf16 or fp16.", show_default=False)
     ] = None,
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(help="Your own descriptions of objects and defects (YAML).", show_default=False),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
     num_shards: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     shard: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
@@ -89,6 +93,7 @@ def maps(
         seed=seed,
         encoder_weights=encoder_weights,
         precision=precision,
+        descriptions=descriptions,
         device=device.value,
         num_shards=num_shards,
         shard=shard,

@@ -89,11 +89,13 @@ class SourceOptions:
         encoder_weights: A local file with the encoder's weights.
         precision: Of the encoder; None for the source's own choice.
         settings: Of `KeADSettings`, by name, where they are not to be the paper's.
+        descriptions: The user's own descriptions of objects and defects; see `agssp.kead.knowledge`.
     """
 
     encoder_weights: Path | None = None
     precision: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    descriptions: Path | None = None
 
 
 def open_source(
@@ -119,14 +121,23 @@ def open_source(
     if bool(rest) != (":" in _FORMS[kind]):
         raise UserError(f"--maps {spec}: write {_FORMS[kind]}. See: python -m agssp maps --help")
     if kind not in ("kead", "winclip") and options != SourceOptions():
-        raise UserError(f"--encoder-weights and --precision are for kead and winclip, not for {spec}.")
+        raise UserError(
+            f"--encoder-weights, --precision, --descriptions and switches are for kead and winclip, not for {spec}."
+        )
     return _OPENERS[kind](rest, seed, device, options)
 
 
 def _kead(encoder: str, seed: int, device: str, options: SourceOptions) -> MapSource:
     from agssp.sources.kead import KeADSource
 
-    return KeADSource(encoder, device, options.encoder_weights, options.precision or "auto", options.settings)
+    return KeADSource(
+        encoder,
+        device,
+        options.encoder_weights,
+        options.precision or "auto",
+        options.settings,
+        options.descriptions,
+    )
 
 
 def _winclip(encoder: str, seed: int, device: str, options: SourceOptions) -> MapSource:
@@ -136,7 +147,7 @@ def _winclip(encoder: str, seed: int, device: str, options: SourceOptions) -> Ma
         raise UserError(
             "winclip has no settings, and computes in fp32. Leave out --precision and the switches."
         )
-    return WinClipSource(encoder, device, options.encoder_weights)
+    return WinClipSource(encoder, device, options.encoder_weights, options.descriptions)
 
 
 def _memory(network: str, seed: int, device: str, options: SourceOptions) -> MapSource:

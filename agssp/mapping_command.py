@@ -28,6 +28,7 @@ def make(
     seed: int,
     encoder_weights: Path | None,
     precision: str | None,
+    descriptions: Path | None,
     device: str,
     num_shards: int,
     shard: int,
@@ -44,6 +45,7 @@ def make(
         seed: Of the choice, and of random maps.
         encoder_weights: Of the source's encoder.
         precision: Of the source's encoder.
+        descriptions: The user's own descriptions of objects and defects.
         device: `auto`, `cpu` or `cuda`.
         num_shards: Processes that share the work.
         shard: Which of them this is.
@@ -59,7 +61,8 @@ def make(
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = open_source(spec, seed=seed, device=device, options=SourceOptions(encoder_weights, precision))
+    options = SourceOptions(encoder_weights, precision, descriptions=descriptions)
+    source = open_source(spec, seed=seed, device=device, options=options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress:

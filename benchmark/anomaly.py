@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,6 @@ VERSION = 1
 """Raised when the same inputs give other numbers."""
 EVALUATION_SIZE = 240
 """S: every detector's maps are compared with the masks at S x S pixels, so that all answer for the same pixels."""
-WITH_PROMPTS = ("kead", "winclip")
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,6 @@ def _inputs(cell: AnomalyCell, source: MapSource, images: Images, rule: choosing
     }
     if cell.shots:
         inputs |= {"seed": cell.seed, "normals": rule.identity()}
-    if cell.detector in WITH_PROMPTS:
-        from agssp.kead.knowledge import lookup
-        from agssp.kead.prompts import assemble
-
-        inputs["prompts"] = {
-            name: content_key(asdict(assemble(lookup(name)))) for name in dict.fromkeys(images.categories)
-        }
     return inputs
 
 

@@ -68,7 +68,7 @@ class AnomalyRecord(Part):
     key: Sha256
     """Content key of `inputs`."""
     inputs: Settings
-    """All that changes the numbers: versions, the detector's identity, prompts, data, shots, seed, rule of choice."""
+    """All that changes the numbers: versions, the detector's identity, data, shots, seed, rule of choice."""
     cell: AnomalyCell
     """Which cell it is."""
     dataset: DatasetUsed

@@ -149,6 +149,9 @@ def anomaly(
         Path | None, typer.Option(help="Local file with the encoder's weights.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="Of the encoder: auto, fp32, bf16 or fp16.")] = None,
+    descriptions: Annotated[
+        Path | None, typer.Option(help="Your own descriptions of objects and defects (YAML).")
+    ] = None,
     no_vv: Annotated[bool, typer.Option("--no-vv", help="KeAD without V-V attention.")] = False,
     no_descriptions: Annotated[
         bool, typer.Option("--no-descriptions", help="KeAD with generic states alone.")
@@ -186,7 +189,7 @@ def anomaly(
             normals=normals,
             device=device.value,
             results=results,
-            options=SourceOptions(encoder_weights, precision, settings),
+            options=SourceOptions(encoder_weights, precision, settings, descriptions),
         )
     except KeyboardInterrupt:
         print(

@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from datasets_builders.errors import UserError
+from datasets_builders.storage import content_key
 
 FALLBACK = "generic_metal"
 MAX_FILE_BYTES = 2**18
@@ -120,6 +121,18 @@ def names(extra: Path | None = None) -> list[str]:
         UserError: As `lookup`.
     """
     return list(_merged(extra).categories)
+
+
+def fingerprint(extra: Path | None = None) -> str:
+    """Returns the sha256 of everything that `lookup` may answer, for keys.
+
+    Args:
+        extra: The user's descriptions, as in `lookup`.
+
+    Raises:
+        UserError: As `lookup`.
+    """
+    return content_key(_merged(extra).model_dump(mode="json"))
 
 
 def _merged(extra: Path | None) -> _File:

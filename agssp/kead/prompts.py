@@ -12,6 +12,7 @@ import yaml
 
 from agssp.kead.knowledge import Category
 from datasets_builders.errors import UserError
+from datasets_builders.storage import content_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,11 @@ class Prompts:
 def _forms() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(_TEMPLATES.read_text(encoding="utf-8"))
     return content
+
+
+def fingerprint() -> str:
+    """Returns the sha256 of the templates, states and sentences, for keys."""
+    return content_key(_forms())
 
 
 def assemble(category: Category, *, descriptions: bool = True) -> Prompts:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agssp.kead import knowledge, prompts
 from agssp.kead.encoder import load_encoder
 from agssp.kead.kead import CategoryModel, KeAD, KeADSettings
 from agssp.map_inputs import Images, MapInput
@@ -30,6 +31,7 @@ class KeADSource(MapSource):
         weights: Path | None = None,
         precision: str = "auto",
         settings: Mapping[str, Any] | None = None,
+        descriptions: Path | None = None,
     ) -> None:
         """Loads the encoder.
 
@@ -39,21 +41,24 @@ class KeADSource(MapSource):
             weights: Local file instead of the encoder's own.
             precision: `auto`, `fp32`, `bf16` or `fp16`.
             settings: Of `KeADSettings`, by name; the paper's by default.
+            descriptions: The user's own, which win over ours.
 
         Raises:
-            UserError: The encoder or its weights cannot be had.
+            UserError: The encoder or its weights cannot be had, or the descriptions are not of their form.
         """
         self.name = f"kead:{encoder}"
         self.device = device
+        self._words = {"knowledge": knowledge.fingerprint(descriptions), "prompts": prompts.fingerprint()}
         self._kead = KeAD(
             load_encoder(encoder, weights=weights, device=device, precision=precision),
             KeADSettings(**settings or {}),
+            descriptions,
         )
         self.batch_size = self._kead.encoder.batch_size
         self._zero_shot: dict[str, CategoryModel] = {}
 
     def identity(self) -> dict[str, Any]:
-        return self._kead.identity
+        return self._kead.identity | self._words
 
     def check(self, images: Images) -> None:
         unknown = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agssp.kead.knowledge import MAX_FILE_BYTES, lookup, names
+from agssp.kead.knowledge import MAX_FILE_BYTES, fingerprint, lookup, names
 from datasets_builders import registry
 from datasets_builders.corpus import catalogue
 from datasets_builders.corpus.synthetic import category_recipes
@@ -163,3 +163,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         lookup("neu_det", tmp_path / "none.yaml")
     with pytest.raises(UserError, match="Cannot read"):
         lookup("neu_det", tmp_path)
+
+
+def test_the_fingerprint_follows_the_words_not_the_file(tmp_path: Path) -> None:
+    assert fingerprint() == fingerprint(_write(tmp_path, "{}"))
+    text = "categories: {gear: {like: rolled, phrase: gear}}"
+    changed = fingerprint(_write(tmp_path, text))
+    assert changed != fingerprint()
+    assert changed == fingerprint(_write(tmp_path, f"# a remark\n{text}"))
+    assert changed != fingerprint(_write(tmp_path, text.replace("phrase: gear", "phrase: wheel")))
