@@ -47,7 +47,7 @@ def test_kead_as_a_source_is_kead(clip_folder: Path, tmp_path: Path, settings: d
     source = open_source(f"kead:{clip_folder}", options=SourceOptions(precision="fp32", settings=settings))
     store = make_maps("corpus_synthetic/n6_k3_s0", source, out=tmp_path / "maps", shots=1)
     kead = KeAD(load_encoder(str(clip_folder), precision="fp32"), KeADSettings(**settings))
-    assert store.request["source"] == kead.identity
+    assert store.request["source"].items() > kead.identity.items()  # and the words that it was told
     images = open_images("corpus_synthetic/n6_k3_s0")
     decoded = {one.image_id: one.decode().image for one in images.read(range(6))}
     for row in store:
@@ -165,7 +165,7 @@ def test_a_blot_stands_out(lite0: MemorySource) -> None:
     assert 60 / 96 * 28 - 1 <= row <= 72 / 96 * 28 + 1
     assert 24 / 96 * 28 - 1 <= column <= 36 / 96 * 28 + 1
     assert found.image_scores[2] > found.image_scores[1] + 0.1
-    assert 0 <= found.maps.min()
+    assert found.maps.min() >= 0
     assert found.maps.max() < 1
 
 
