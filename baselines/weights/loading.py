@@ -18,6 +18,9 @@ Scope = Literal["backbone", "detector"]
 LEAST_SHARE = 0.95
 """Share of the backbone's parameters under which weights are refused."""
 
+LEAST_SHARE_ABOVE = 0.5
+"""The same of neck and head together. A class branch of another width is a fifth of YOLOv8-n's."""
+
 # What the classifier of YOLOv8 cannot bring along: its outputs stand where the detector has the pooling layer.
 _POOLING = "backbone.stage4.2."
 
@@ -101,7 +104,7 @@ def load(module: nn.Module, weights: LocalWeights, scope: Scope = "backbone") ->
 
     Raises:
         UserError: The file is no weights file, has unknown names, or holds less than 95 percent of the backbone's
-            parameters (or of its running statistics); or it holds no detector where one is asked for.
+            parameters (or of its running statistics), or half of neck and head where these are asked for.
     """
     import torch
 
@@ -119,11 +122,11 @@ def load(module: nn.Module, weights: LocalWeights, scope: Scope = "backbone") ->
     inside = "backbone." if scope == "backbone" else ""
     targets = {prefix + name: value for name, value in module.state_dict(keep_vars=True).items()}
     targets = {n: t for n, t in targets.items() if n.startswith(inside) and not layouts.is_derived(n)}
-    parameters = {prefix + name for name, _ in module.named_parameters()}
+    parameters = {prefix + name for name, _ in module.named_parameters()} & set(targets)
 
     fitting, resized, reinitialised, missing = _fit(targets, ours)
     in_scope = [n for n in ours if n.startswith(inside) and not n.startswith(layouts.OTHER)]
-    in_backbone = {n for n in targets if n.startswith("backbone.") and n in parameters}
+    in_backbone = {n for n in parameters if n.startswith("backbone.")}
     report = LoadReport(
         source=weights.source,
         sha256=weights.sha256,
@@ -140,7 +143,7 @@ def load(module: nn.Module, weights: LocalWeights, scope: Scope = "backbone") ->
         backbone_loaded=sum(targets[n].numel() for n in in_backbone if n in fitting),
     )
     classifier = layout == "ultralytics" and not any(n.startswith(_POOLING) for n in ours)
-    _refuse_partial(report, targets, fitting, in_backbone, exempt=_POOLING if classifier else None)
+    _refuse_partial(report, targets, fitting, parameters, exempt=_POOLING if classifier else None)
     with torch.no_grad():
         for name, value in fitting.items():
             targets[name].copy_(value)
@@ -177,12 +180,12 @@ def _refuse_partial(
     report: LoadReport,
     targets: dict[str, Tensor],
     fitting: dict[str, Tensor],
-    in_backbone: set[str],
+    parameters: set[str],
     exempt: str | None,
 ) -> None:
-    required = [n for n in in_backbone if exempt is None or not n.startswith(exempt)]
-    total = sum(targets[n].numel() for n in required)
-    share = sum(targets[n].numel() for n in required if n in fitting) / max(total, 1)
+    """Raises UserError where too little fits; `exempt` begins the names that need not be there."""
+    in_backbone = {n for n in parameters if n.startswith("backbone.")}
+    share = _share([n for n in in_backbone if exempt is None or not n.startswith(exempt)], targets, fitting)
     lacking = [n for n in (*report.reinitialised, *report.missing) if n.startswith("backbone.")]
     if share < LEAST_SHARE:
         raise UserError(
@@ -200,10 +203,21 @@ def _refuse_partial(
             f"{report.source}: {len(absent)} of the backbone's {len(statistics)} running means and variances are "
             f"missing ({_brief(absent)}); nothing was loaded."
         )
-    if report.scope == "detector" and not any(not n.startswith("backbone.") for n in fitting):
-        raise UserError(
-            f"{report.source}: it holds a backbone, but none of this detector's neck and head; nothing was loaded."
-        )
+    if report.scope == "detector":
+        above = [n for n in parameters if n not in in_backbone]
+        share = _share(above, targets, fitting)
+        if share < LEAST_SHARE_ABOVE:
+            raise UserError(
+                f"{report.source}: only {100 * share:.1f} % of the neck's and head's parameters fit (at least "
+                f"{100 * LEAST_SHARE_ABOVE:.0f} % must); nothing was loaded.\n"
+                "  Are these weights of a backbone alone, or of another detector? See: docs/weights.md"
+            )
+
+
+def _share(names: Sequence[str], targets: dict[str, Tensor], fitting: dict[str, Tensor]) -> float:
+    """Returns the share of values in these tensors of the model that the weights have."""
+    total = sum(targets[n].numel() for n in names)
+    return sum(targets[n].numel() for n in names if n in fitting) / max(total, 1)
 
 
 def _brief(names: Sequence[str], most: int = 3) -> str:
