@@ -18,7 +18,7 @@ from datasets_builders.content import hash_rank
 from datasets_builders.errors import UserError
 from datasets_builders.storage import content_key
 
-POOL = 128
+POOL = 64
 """Images of a category that the automatic choice looks at, drawn by the seed."""
 TYPICAL = 4
 """Of these, so many for each sample wanted are short-listed: the least anomalous ones."""

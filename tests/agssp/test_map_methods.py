@@ -181,3 +181,18 @@ def test_the_memory_needs_samples(lite0: MemorySource) -> None:
     assert memory.GRID == 28
     with pytest.raises(UserError, match="--shots 1 or more"):
         lite0.fit("plate", [])
+
+
+def test_the_users_descriptions_reach_kead_and_the_key(clip_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("categories: {plate: {phrase: brass plate, normal: [shiny], defects: [scratch]}}")
+    spec = f"kead:{clip_folder}"
+    plain = open_source(spec, options=SourceOptions(precision="fp32"))
+    own = open_source(spec, options=SourceOptions(precision="fp32", descriptions=path))
+    assert own.fit("plate", []).category.phrase == "brass plate"
+    assert own.identity()["knowledge"] != plain.identity()["knowledge"]
+    images = inputs(random_images(2))
+    scores = [source.score(images, source.fit("plate", [])).maps for source in (plain, own)]
+    assert not np.array_equal(*scores)
+    with pytest.raises(UserError, match="--descriptions"):
+        open_source("random", options=SourceOptions(descriptions=path))
