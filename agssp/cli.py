@@ -179,6 +179,33 @@ def visualize(
     typer.echo(f"wrote {out}: {len(drawn)} images")
 
 
+@app.command("train-clip")
+def train_clip(
+    out: Annotated[Path, typer.Option(help="Folder to make: an encoder for --encoder.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Of images, captions, first weights and draws.")] = 0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the image tower; the recipe's by default.", show_default=False),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="To render; the recipe's by default.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render images.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train the tiny encoder from nothing on generated images and captions.
+
+    An interrupted training goes on where it was when the same command is given again.
+    """
+    from agssp.tiny_clip.command import make
+
+    made = make(out, seed, steps, images, workers)
+    if as_json:
+        _print_json(made)
+    else:
+        typer.echo(f"wrote {made['weights']}: {made['parameters']:,} parameters")
+
+
 def run_app(arguments: list[str]) -> int:
     """Runs a command line.
 
