@@ -84,7 +84,12 @@ class Start:
         if self.stages:
             return {"upstream": {self.stages[-1].kind: self.stages[-1].key}, "scope": self.scope}
         if self.weights is not None:
-            return {"weights_sha256": self.weights.sha256, "scope": self.scope}
+            # The same file read by another convention of its input gives another network.
+            return {
+                "weights_sha256": self.weights.sha256,
+                "weights_input": self.weights.input,
+                "scope": self.scope,
+            }
         return {}
 
     def obtain(self, feed_of: Callable[[Stage], Any], on_wait: Callable[[str], None]) -> list[Artifact]:

@@ -13,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+pytest_plugins = ("tiny_splits",)
+
 TEST_DATA_VARIABLE = "AGSSP_BENCH_TEST_DATA"
 _DEFAULT_TEST_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -32,7 +32,9 @@ from baselines.weights import LoadReport, LocalWeights, load
 
 
 class InitialWeights(Hook):
-    """Loads pretrained weights once the random initialisation is done, before the moving average copies the model.
+    """Loads pretrained weights once the random initialisation is done, before an interrupted training is restored.
+
+    The Runner initialises the model after the hooks' `before_run`: what is loaded there is lost again.
 
     Args:
         weights: The weights; `report` tells afterwards what became of them.
@@ -45,7 +47,7 @@ class InitialWeights(Hook):
         self._weights, self._scope = weights, scope
         self.report: LoadReport | None = None
 
-    def before_run(self, runner: Runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Loads, or refuses."""
         self.report = load(
             runner.model, self._weights, "detector" if self._scope == "detector" else "backbone"
