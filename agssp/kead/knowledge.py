@@ -170,7 +170,7 @@ def _read(path: Path) -> _File:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(ascii(str(part))[1:-1][:60] for part in first["loc"])
         raise UserError(
-            f"{path}: {place or 'the file'}: {first['msg']}. The form is described in docs/kead.md."
+            f"{path}: {place or 'the file'}: {first['msg']}. The form is described in docs/anomaly.md."
         ) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {ascii(str(error))[1:-1][:300]}.") from None
