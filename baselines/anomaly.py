@@ -71,7 +71,7 @@ class WinClip:
         # Its constructor downloads fixed weights; here it is given the CLIP at hand.
         local = SimpleNamespace(create_model_and_transforms=lambda *_, **__: (self._clip, None, None))
         with mock.patch.object(module, "open_clip", local):
-            model = module.WinClipModel()
+            model = module.WinClipModel().to(next(self._clip.parameters()).device)
         with mock.patch.object(module, "tokenize", self._tokenize):
             model.setup(phrase, self._preprocess(normals) if len(normals) else None)
         return model.eval()

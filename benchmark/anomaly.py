@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agssp import normals as choosing
-from agssp.map_inputs import EncodedImage, Images, MapInput, open_images
+from agssp.map_inputs import Images, MapInput, open_images
 from agssp.map_sources import MapSource, SourceOptions, open_source
 from baselines.training.resources import PeakMemory
 from benchmark import environment
@@ -168,10 +168,9 @@ def _choose(
 
 
 def _decode(source: MapSource, images: Images, rows: Sequence[int]) -> list[MapInput]:
-    def mask(encoded: EncodedImage) -> Any:
-        return images.mask(encoded) if source.needs_masks else None
-
-    return [encoded.decode(mask(encoded)) for encoded in images.read(sorted(rows))]
+    """Decodes images in the order asked for."""
+    found = (images.read([row])[0] for row in rows)
+    return [encoded.decode(images.mask(encoded) if source.needs_masks else None) for encoded in found]
 
 
 def _score(source: MapSource, images: Images, train: Images, chosen: dict[str, list[str]]) -> Scores:

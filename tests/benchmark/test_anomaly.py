@@ -83,6 +83,13 @@ class Brightness(MapSource):
         maps = (np.stack(cells) / 160).astype(np.float32)
         return AnomalyMaps(maps, maps.max(axis=(1, 2)))
 
+    def rate(self, category: str, batch: Sequence[MapInput]) -> NDArray[np.float32]:
+        return np.array([one.image.max() for one in batch], np.float32)
+
+    def embed(self, batch: Sequence[MapInput]) -> NDArray[np.float32]:
+        angles = [float(one.image.mean()) for one in batch]
+        return np.array([[np.cos(a), np.sin(a)] for a in angles], np.float32)
+
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Brightness:
@@ -174,6 +181,15 @@ def test_a_list_of_normal_images_is_used_as_it_is(source: Brightness, tmp_path: 
     listed.write_text("train-01\ntrain-03\n")
     (row,) = _run(tmp_path, shots=2, seeds=[0], normals=str(listed))["records"]
     assert set(read_record(Path(row["record"])).normals[DATASET]) == {"train-01", "train-03"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_automatic_choice_takes_what_looks_sound(source: Brightness, tmp_path: Path, seed: int) -> None:
+    # One sample: the four images without a bright square that rate lowest are short-listed.
+    (row,) = _run(tmp_path, shots=1, seeds=[seed], normals="auto")["records"]
+    assert set(read_record(Path(row["record"])).normals[DATASET]) <= set(
+        MadeImages(DATASET, "train").ids[::2]
+    )
 
 
 def test_without_defect_free_training_images_it_says_what_to_give(
