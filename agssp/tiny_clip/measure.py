@@ -7,10 +7,12 @@ of Magnetic-Tile (normal images: its defect-free samples, which then are not sco
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ import cv2
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from agssp.kead.encoder import Encoder, load_encoder
@@ -96,7 +99,7 @@ def magnetic_tile(raw: Path) -> Labelled:
 
 
 def _from_files(category: str, pairs: list[tuple[Path, Path]], normals: list[Path]) -> Labelled:
-    masks = [cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 127 for _, mask in pairs]
+    masks = [_read(mask)[..., 0] > 127 for _, mask in pairs]
     boxes = [
         cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, :4].astype(float) for mask in masks
     ]
@@ -106,7 +109,13 @@ def _from_files(category: str, pairs: list[tuple[Path, Path]], normals: list[Pat
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(np.uint8)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def thinned(data: Labelled, count: int) -> Labelled:
+    """Keeps at most `count` of the images, evenly spread."""
+    kept = slice(None, None, max(1, -(-len(data.images) // count)))
+    return replace(data, images=data.images[kept], masks=data.masks[kept], boxes=data.boxes[kept])
 
 
 def _box(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
@@ -116,22 +125,21 @@ def _box(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 def quality(data: Labelled, found: AnomalyMaps) -> dict[str, float]:
     """Compares maps with the truth: image and pixel AUROC (NaN without two classes), recall of pseudo boxes."""
-    pixels = np.concatenate(
-        [upsample(m, im.shape[1::-1]).ravel()[::2] for m, im in zip(found.maps, data.images, strict=True)]
-    )
-    truth = np.concatenate([mask.ravel()[::2] for mask in data.masks])
+    sizes = [(image.shape[1], image.shape[0]) for image in data.images]
+    pixels = [upsample(values, size).ravel() for values, size in zip(found.maps, sizes, strict=True)]
+    truth = [mask.ravel() for mask in data.masks]
     defective = [bool(mask.any()) for mask in data.masks]
     settings = BoxSettings()
     threshold = float(found.maps.max(axis=(1, 2)).mean()) - settings.margin
     proposed = [
-        boxes_from_map(m, (im.shape[1], im.shape[0]), threshold, settings).xywh
-        for m, im in zip(found.maps, data.images, strict=True)
+        boxes_from_map(values, size, threshold, settings).xywh
+        for values, size in zip(found.maps, sizes, strict=True)
     ]
     return {
         "image_auroc": roc_auc_score(defective, found.image_scores)
         if len(set(defective)) == 2
         else float("nan"),
-        "pixel_auroc": roc_auc_score(truth, pixels),
+        "pixel_auroc": roc_auc_score(np.concatenate(truth), np.concatenate(pixels)),
         "box_recall_30": box_recall(zip(proposed, data.boxes, strict=True), 0.3),
         "boxes_per_image": sum(map(len, proposed)) / len(proposed),
     }
@@ -147,17 +155,30 @@ def rows(encoder: Encoder, data: Labelled) -> Iterator[dict[str, Any]]:
             yield {"set": data.category, "shots": shots, "vv": vv, "descriptions": descriptions, **result}
 
 
+def _untrained() -> Encoder:
+    from agssp.tiny_clip.training import encoder_config, new_model, recipe, write_encoder
+
+    config = encoder_config(recipe())
+    with tempfile.TemporaryDirectory() as folder:
+        write_encoder(Path(folder), new_model(config, seed=0), config)
+        return load_encoder(folder)
+
+
 def main(
     encoder: Annotated[str, typer.Option(help="A preset, MODEL/TAG, or a folder.")] = "tiny",
     raw: Annotated[Path | None, typer.Option(help="Folder with the raw real data.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Of each set at most, evenly spread.")] = 10_000,
+    untrained: Annotated[
+        bool, typer.Option(help="Our tiny model before its training, as a control.")
+    ] = False,
 ) -> None:
     """Prints one JSON object a line."""
-    loaded = load_encoder(encoder)
-    sets = [lambda name=name: procedural(name) for name in config_names()]  # type: ignore[misc]
+    loaded = _untrained() if untrained else load_encoder(encoder)
+    sets = [functools.partial(procedural, name) for name in config_names()]
     if raw is not None:
-        sets += [lambda: neu_det(raw), lambda: magnetic_tile(raw)]
+        sets += [functools.partial(neu_det, raw), functools.partial(magnetic_tile, raw)]
     for make in sets:
-        for row in rows(loaded, make()):
+        for row in rows(loaded, thinned(make(), images)):
             typer.echo(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}))
 
 

@@ -57,7 +57,8 @@ def token_ids() -> list[int]:
     import open_clip
 
     clip = open_clip.tokenizer.SimpleTokenizer()
-    used = set(itertools.chain(*(clip.encode(text) for text in captions.all_texts())))
+    words = {word for text in captions.all_texts() for word in text.split()}
+    used = set(itertools.chain(*(clip.encode(word) for word in sorted(words))))
     return sorted(used | {0, clip.sot_token_id, clip.eot_token_id})
 
 
