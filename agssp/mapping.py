@@ -196,7 +196,7 @@ class _Work:
             yield
 
     def identity(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Returns what the run that was begun here depends on; None where none was.
+        """Returns what the run that was begun here depends on; None where none has made anything.
 
         Raises:
             UserError: It was another run.
@@ -204,6 +204,8 @@ class _Work:
         path = self.folder / "identity.json"
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if found["request"] != request and not any(self.part(0).parent.glob("*.parquet")):
+                return None  # It had not made anything yet.
             _require_same(found["request"], request, f"{self.folder} holds the unfinished run of other maps")
         except FileNotFoundError:
             return None

@@ -152,6 +152,17 @@ def test_other_maps_are_never_overwritten(
         make_maps(**settings, source=PlainSource(), out=tmp_path / "maps")
 
 
+def test_a_run_that_made_nothing_does_not_stand_in_the_way(whole: Path, tmp_path: Path) -> None:
+    class Broken(PlainSource):
+        def fit(self, category: str, normals: Any) -> float:
+            raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        make_maps(CORPUS, Broken(), out=tmp_path / "maps", shots=1)
+    make_maps(CORPUS, PlainSource(), out=tmp_path / "maps", shots=2)
+    assert files_of(tmp_path / "maps") == files_of(whole)
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "thesis.tex").touch()
