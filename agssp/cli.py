@@ -206,6 +206,119 @@ def train_clip(
         typer.echo(f"wrote {made['weights']}: {made['parameters']:,} parameters")
 
 
+Backbone = Annotated[
+    str,
+    typer.Option(
+        help="csp_darknet, resnet, swin or lite0; with a size: swin:tiny. The smallest by default.",
+        show_default=False,
+    ),
+]
+Method = Annotated[str, typer.Option(help="How the backbone is pretrained: cls, mocov3 or simmim.")]
+Recipes = Annotated[str, typer.Option(help="Set of recipes: mini-v1, paper-v1 or mock-v1.")]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        help="Images; the recipes' by default. A folder of your own becomes a corpus by: "
+        "python -m datasets_builders prepare corpus --raw DIR (see docs/corpus.md).",
+        show_default=False,
+    ),
+]
+Maps = Annotated[
+    str | None, typer.Option(help="Source of anomaly maps; the recipes' by default.", show_default=False)
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights that the backbone begins with; none: random values. The recipes' by default.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the pretraining.")]
+Out = Annotated[Path, typer.Option(help="Folder to make, with the weights.", show_default=False)]
+
+
+@app.command("pretrain-backbone")
+def pretrain_backbone(
+    backbone: Backbone,
+    out: Out,
+    mode: Annotated[str, typer.Option(help="industrial: on the images; agbp: guided by maps, too.")] = "agbp",
+    method: Method = "cls",
+    recipes: Recipes = "mini-v1",
+    corpus: Corpus = None,
+    maps: Maps = None,
+    init: Init = None,
+    seed: Seed = 0,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Pretrain a backbone, and leave files that torchvision, timm, OpenMMLab or Ultralytics load.
+
+    Stages that are there already are not made again; an interrupted one goes on when the same command is given again.
+    """
+    if mode not in ("industrial", "agbp"):
+        raise UserError(f"--mode is industrial or agbp, not {mode}. Whole detectors: pretrain-detector.")
+    outcome = _pretrain(
+        mode=mode,
+        backbone=backbone,
+        method=method,
+        detector="yolov8",
+        recipe_set=recipes,
+        corpus=corpus,
+        maps=maps,
+        init=init,
+        seed=seed,
+        device=device.value,
+        out=out,
+    )
+    if as_json:
+        _print_json(outcome)
+
+
+@app.command("pretrain-detector")
+def pretrain_detector(
+    backbone: Backbone,
+    out: Out,
+    detector: Annotated[str, typer.Option(help="yolov8.")] = "yolov8",
+    method: Method = "cls",
+    recipes: Recipes = "mini-v1",
+    corpus: Corpus = None,
+    maps: Maps = None,
+    init: Init = None,
+    seed: Seed = 0,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Pretrain a whole detector (mode agssp): its backbone guided by maps, neck and head on pseudo boxes.
+
+    Stages that are there already are not made again; an interrupted one goes on when the same command is given again.
+    """
+    outcome = _pretrain(
+        mode="agssp",
+        backbone=backbone,
+        method=method,
+        detector=detector,
+        recipe_set=recipes,
+        corpus=corpus,
+        maps=maps,
+        init=init,
+        seed=seed,
+        device=device.value,
+        out=out,
+    )
+    if as_json:
+        _print_json(outcome)
+
+
+def _pretrain(**request: Any) -> dict[str, Any]:
+    from agssp.pretrain_command import pretrain
+
+    try:
+        return pretrain(**request)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last stored state.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 def run_app(arguments: list[str]) -> int:
     """Runs a command line.
 

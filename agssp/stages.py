@@ -8,7 +8,8 @@ What two chains share has one key, and is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +148,28 @@ def chain(request: Request) -> list[Stage]:
     assert maps is not None
     boxes = _boxes(setup, maps)
     return [maps, boxes, backbone, _detector(request, corpus, boxes, backbone)]
+
+
+def obtain_all(
+    stages: Iterable[Stage],
+    feed_of: Callable[[Stage], AbstractContextManager[Feed]],
+    on_wait: Callable[[str], None],
+) -> list[Artifact]:
+    """Makes every stage of a chain that is not there yet; returns the results of all, in order.
+
+    Args:
+        stages: From `chain`.
+        feed_of: Gives, for a stage that is to be made, a context manager around a function for training events.
+        on_wait: Told when another process is making one.
+    """
+    done = []
+    for stage in stages:
+        found = stage.find()
+        if found is None:
+            with feed_of(stage) as feed:
+                found = stage.obtain(feed, on_wait)
+        done.append(found)
+    return done
 
 
 def _resolve(spec: str | None) -> LocalWeights | None:

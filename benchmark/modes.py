@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agssp import recipes
-from agssp.stages import Request, Stage, chain
+from agssp.stages import Request, Stage, chain, obtain_all
 from baselines import weights
 from baselines.artifacts import Artifact
 from baselines.backbones import Backbone
 from datasets_builders.errors import UserError
 
 if TYPE_CHECKING:
-    from baselines.training.hooks import TrainingEvent
     from baselines.weights import LocalWeights
 
 MODES = {
@@ -99,17 +98,7 @@ class Start:
             feed_of: Gives, for a stage that is to be made, a context manager around a function for training events.
             on_wait: Told when another process is making one.
         """
-        done = []
-        for stage in self.stages:
-            found = stage.find()
-            if found is None:
-                with feed_of(stage) as feed:
-                    found = stage.obtain(feed, on_wait)
-            done.append(found)
-        return done
-
-
-Feed = Callable[["TrainingEvent"], None]
+        return obtain_all(self.stages, feed_of, on_wait)
 
 
 def check_choice(choice: Choice, backbone: Backbone, detector: str) -> None:

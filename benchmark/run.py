@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 import datasets_builders
+from agssp.display import console, duration, quieten_libraries, show_stage, training_progress
 from agssp.stages import weights_of
 from baselines import backbones
 from benchmark.cells import Cell, cell_identity, cell_key
-from benchmark.display import console, duration, show_plan, show_stage, training_progress
+from benchmark.display import show_plan
 from benchmark.modes import Choice
 from benchmark.planning import Plan, make_plan
 from datasets_builders import registry, storage
@@ -74,7 +72,7 @@ def run_cells(
         return outcome
     check_writable(results, "results folder", "--results DIR")
     check_writable(storage.home(), "cache", f"{storage.HOME_VARIABLE}=DIR python -m benchmark ...")
-    _quieten_libraries()
+    quieten_libraries()
     # Libraries print to standard output as they please; it belongs to the result.
     with contextlib.redirect_stdout(sys.stderr):
         for number, (cell, entry) in enumerate(zip(plan.cells, outcome["cells"], strict=True), start=1):
@@ -98,18 +96,6 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
         raise UserError(
             f"The {what} {folder} cannot be written ({error.strerror}). Choose another: {remedy}"
         ) from None
-
-
-def _quieten_libraries() -> None:
-    # Deprecation notes of libraries to each other; what concerns the user is said by this package.
-    warnings.filterwarnings("ignore", module=r"(mm\w+|torch|torchvision|timm|xdoctest)(\..*)?")
-    logging.getLogger("mmengine").setLevel(logging.ERROR)
-    # mmdet prints, at every import, that an optional dataset source of its maker is not installed.
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        import benchmark.finetune  # noqa: F401
-    for line in said.getvalue().splitlines():
-        if "Could not import OneDL" not in line:
-            console.print(line)
 
 
 def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
