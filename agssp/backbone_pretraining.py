@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agssp.map_store import MapStore
     from baselines.weights import LoadReport, LocalWeights
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when a change of this code changes the weights that the same settings give."""
 
 WEIGHTS = "weights.safetensors"
@@ -51,7 +51,7 @@ class BackboneResult:
 
     Attributes:
         weights: safetensors, names `backbone.*` of our detectors, header `agssp_bench`.
-        curve: One entry an epoch: `losses` (`task`, `distill` before weighting, `loss`), `lr`.
+        curve: One entry an epoch: `losses` (`loss`; `loss_task` and `loss_distill`, before weighting), `lr`.
         seconds: Wall time over all interruptions.
         peak: Highest memory use.
         resumes: How often the training was taken up again.

@@ -155,12 +155,12 @@ class AnomalyGuided(BaseModel):
             mode: `loss`, the only one.
 
         Returns:
-            `task` and `distill`, without gradients and before weighting, and `loss`.
+            `loss`, and its parts `loss_task` and `loss_distill`, without gradients and before weighting.
         """
         images = [_to_unit_range(view) for view in views]
         if self.settings is None:
             loss = self.task.task_loss(images, labels, masks)
-            return {"task": loss.detach(), "loss": loss}
+            return {"loss_task": loss.detach(), "loss": loss}
         assert maps is not None
         with caught_features(self.task.student, self.settings.stages) as passes:
             task = self.task.task_loss(images, labels, masks)
@@ -171,7 +171,11 @@ class AnomalyGuided(BaseModel):
         distill = distillation_loss(passes[0], maps, self.settings.loss)
         self._set_weight(task, distill)
         loss = task + self.weight.clamp(min=0) * distill
-        return {"task": task.detach(), "distill": distill.detach(), "loss": loss}
+        return {"loss_task": task.detach(), "loss_distill": distill.detach(), "loss": loss}
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns what is minimised, and what is logged; mmengine would add up everything that is called a loss."""
+        return losses["loss"], losses
 
     def _set_weight(self, task: Tensor, distill: Tensor) -> None:
         if self._is_set:

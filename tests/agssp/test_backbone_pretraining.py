@@ -152,9 +152,9 @@ def test_its_weights_load_into_our_detector_name_by_name(undisturbed) -> None:
 def test_the_result_tells_what_happened(undisturbed) -> None:
     assert [point["epoch"] for point in undisturbed.curve] == [1, 2]
     assert undisturbed.precision == stage.precision(mock())
-    assert set(undisturbed.curve[0]["losses"]) == {"task", "distill", "loss"}
+    assert set(undisturbed.curve[0]["losses"]) == {"loss_task", "loss_distill", "loss"}
     for losses in (point["losses"] for point in undisturbed.curve):
-        whole = losses["task"] + undisturbed.distillation_weight * losses["distill"]
+        whole = losses["loss_task"] + undisturbed.distillation_weight * losses["loss_distill"]
         assert losses["loss"] == pytest.approx(whole, rel=1e-5)
     student = build_backbone(CSP)
     assert undisturbed.backbone_parameters == sum(p.numel() for p in student.parameters())
@@ -208,9 +208,7 @@ train(Path({folder!r}), (datasets.load_from_disk({corpus!r}), Path({maps!r})), b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "method"), [("csp_darknet", "cls"), ("csp_darknet", "mocov3"), ("swin", "simmim")]
-)
+@pytest.mark.parametrize(("family", "method"), [("csp_darknet", "mocov3"), ("swin", "simmim")])
 def test_killed_it_ends_where_the_undisturbed_one_does(tmp_path, spots, python, family, method) -> None:
     """With two batches to a step, momentum encoder and masks included."""
     corpus, maps = spots
@@ -279,8 +277,8 @@ def test_it_learns_the_task_and_to_look_where_the_maps_point(tmp_path, spots) ->
     recipe = mock(epochs=30, optimizer={"type": "AdamW", "lr": 0.003, "weight_decay": 0.05})
     result = train(tmp_path / "run", spots, recipe=recipe)
     first, last = result.curve[0]["losses"], result.curve[-1]["losses"]
-    assert last["task"] < 0.35 < 0.6 < first["task"]
-    assert last["distill"] < 0.5 * first["distill"]
+    assert last["loss_task"] < 0.35 < 0.6 < first["loss_task"]
+    assert last["loss_distill"] < 0.5 * first["loss_distill"]
 
 
 @pytest.mark.slow
@@ -305,8 +303,8 @@ def test_accumulated_batches_are_one_step(tmp_path, spots) -> None:
     for name in theirs:
         if theirs[name].is_floating_point():
             assert float((ours[name] - theirs[name]).abs().max()) < 1e-3 * moved, name
-    assert [p["losses"]["task"] for p in halves.curve] == pytest.approx(
-        [p["losses"]["task"] for p in whole.curve], rel=1e-4
+    assert [p["losses"]["loss_task"] for p in halves.curve] == pytest.approx(
+        [p["losses"]["loss_task"] for p in whole.curve], rel=1e-4
     )
 
 
@@ -351,7 +349,7 @@ def test_mixed_precision_is_close_to_float32() -> None:
         model.zero_grad()
         losses["loss"].backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-        measured.append((float(losses["task"]), float(losses["distill"]), gradient))
+        measured.append((float(losses["loss_task"]), float(losses["loss_distill"]), gradient))
     (task, distill, exact), (task16, distill16, rounded) = measured
     assert task16 == pytest.approx(task, rel=0.02)
     assert distill16 == pytest.approx(distill, rel=0.05)

@@ -163,13 +163,13 @@ def test_the_first_iteration_makes_both_losses_equal_and_later_ones_keep_the_wei
     model = AnomalyGuided(Toy(), Distillation(loss="cosine", stages=2))
     images, maps = [torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)], planted()
     first = model(images, torch.zeros(4), maps=maps)
-    assert float(model.weight * first["distill"]) == pytest.approx(float(first["task"]), rel=1e-6)
-    assert float(first["loss"]) == pytest.approx(2 * float(first["task"]), rel=1e-6)
+    assert float(model.weight * first["loss_distill"]) == pytest.approx(float(first["loss_task"]), rel=1e-6)
+    assert float(first["loss"]) == pytest.approx(2 * float(first["loss_task"]), rel=1e-6)
     weight = float(model.weight)
     second = model(images, torch.zeros(4), maps=maps.flip(1))
     assert float(model.weight) == weight
     assert float(second["loss"]) == pytest.approx(
-        float(second["task"] + weight * second["distill"]), rel=1e-6
+        float(second["loss_task"] + weight * second["loss_distill"]), rel=1e-6
     )
     # A checkpoint brings the weight along.
     again = AnomalyGuided(Toy(9.0), Distillation(loss="cosine", stages=2))
@@ -182,7 +182,7 @@ def test_the_weight_waits_for_a_map_that_says_something() -> None:
     model = AnomalyGuided(Toy(), Distillation(loss="cosine", stages=1))
     images = [torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)]
     silent = model(images, torch.zeros(4), maps=torch.zeros(4, 32, 32))
-    assert float(silent["loss"]) == float(silent["task"])
+    assert float(silent["loss"]) == float(silent["loss_task"])
     model(images, torch.zeros(4), maps=planted())
     assert float(model.weight) > 0
 
@@ -190,7 +190,9 @@ def test_the_weight_waits_for_a_map_that_says_something() -> None:
 def test_a_fixed_weight_is_used_as_given() -> None:
     model = AnomalyGuided(Toy(), Distillation(loss="l2", stages=1, weight=0.25))
     losses = model([torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)], torch.zeros(4), maps=planted())
-    assert float(losses["loss"]) == pytest.approx(float(losses["task"] + 0.25 * losses["distill"]), rel=1e-6)
+    assert float(losses["loss"]) == pytest.approx(
+        float(losses["loss_task"] + 0.25 * losses["loss_distill"]), rel=1e-6
+    )
 
 
 def test_the_curve_holds_both_losses_and_the_step_takes_their_sum_once() -> None:
@@ -202,8 +204,8 @@ def test_the_curve_holds_both_losses_and_the_step_takes_their_sum_once() -> None
         "maps": planted(),
     }
     logged = model.train_step(batch, optimizer)
-    assert set(logged) == {"task", "distill", "loss"}
-    assert float(logged["loss"]) == pytest.approx(2 * float(logged["task"]), rel=1e-5)
+    assert set(logged) == {"loss_task", "loss_distill", "loss"}
+    assert float(logged["loss"]) == pytest.approx(2 * float(logged["loss_task"]), rel=1e-5)
     # The task's parameter gets the gradient of the task alone, once.
     assert float(model.task.task) == pytest.approx(3.0 - 1.0)
 
