@@ -123,8 +123,8 @@ def _box(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return left, top, width, height
 
 
-def quality(data: Labelled, found: AnomalyMaps) -> dict[str, float]:
-    """Compares maps with the truth: image and pixel AUROC (NaN without two classes), recall of pseudo boxes."""
+def quality(data: Labelled, found: AnomalyMaps) -> dict[str, Any]:
+    """Compares maps with the truth: image AUROC (None without sound images) and pixel AUROC, recall of pseudo boxes."""
     sizes = [(image.shape[1], image.shape[0]) for image in data.images]
     pixels = [upsample(values, size).ravel() for values, size in zip(found.maps, sizes, strict=True)]
     truth = [mask.ravel() for mask in data.masks]
@@ -136,9 +136,7 @@ def quality(data: Labelled, found: AnomalyMaps) -> dict[str, float]:
         for values, size in zip(found.maps, sizes, strict=True)
     ]
     return {
-        "image_auroc": roc_auc_score(defective, found.image_scores)
-        if len(set(defective)) == 2
-        else float("nan"),
+        "image_auroc": roc_auc_score(defective, found.image_scores) if len(set(defective)) == 2 else None,
         "pixel_auroc": roc_auc_score(np.concatenate(truth), np.concatenate(pixels)),
         "box_recall_30": box_recall(zip(proposed, data.boxes, strict=True), 0.3),
         "boxes_per_image": sum(map(len, proposed)) / len(proposed),
