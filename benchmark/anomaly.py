@@ -19,7 +19,7 @@ from agssp.map_sources import MapSource, SourceOptions, open_source
 from baselines.training.resources import PeakMemory
 from benchmark import environment
 from benchmark.anomaly_data import SPLIT, read_truths
-from benchmark.anomaly_metrics import AnomalyMetrics, evaluate
+from benchmark.anomaly_metrics import AnomalyMetrics, check_measurable, evaluate
 from benchmark.anomaly_outputs import Outputs
 from benchmark.anomaly_records import (
     AnomalyCell,
@@ -40,6 +40,7 @@ VERSION = 1
 """Raised when the same inputs give other numbers."""
 EVALUATION_SIZE = 240
 """S: every detector's maps are compared with the masks at S x S pixels, so that all answer for the same pixels."""
+NEED_ENCODER = ("kead", "winclip")
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,17 @@ def run_anomaly(
     Raises:
         UserError: Something asked for cannot be had.
     """
+    if detector in NEED_ENCODER and not encoder:
+        raise UserError(
+            f"--detector {detector} needs an encoder: --encoder tiny, base, large, huge or MODEL/TAG."
+        )
     spec = f"{detector}:{encoder}" if encoder else detector
     registry.card(dataset)
     rule = choosing.Rule(normals)
     device = _device(device)
     images, train = open_images(dataset, SPLIT), open_images(dataset, "train")
     truths = read_truths(images)
+    check_measurable(truths)
     source = open_source(spec, seed=seeds[0], device=device, options=options)
     source.check(images)
     shots = shots if source.needs_normals else 0

@@ -8,7 +8,6 @@ import numpy as np
 
 from agssp.map_inputs import EncodedImage, Images
 from benchmark.anomaly_metrics import Truth
-from datasets_builders.images import decode_image
 
 SPLIT = "validation"
 """The split that is tested on; normal images come from `train`."""
@@ -36,5 +35,5 @@ def _read_all(images: Images) -> Iterator[EncodedImage]:
 
 def _truth(images: Images, encoded: EncodedImage, anomalous: bool) -> Truth:
     if not anomalous:
-        return Truth(False, np.zeros(decode_image(encoded.image).shape[:2], bool))
+        return Truth(False, np.zeros((1, 1), bool))  # no defect at any size
     return Truth(True, None if encoded.mask is None else images.mask(encoded))

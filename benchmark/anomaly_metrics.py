@@ -103,7 +103,8 @@ class Truth:
 
     Attributes:
         anomalous: Whether it has a defect.
-        mask: (H, W) bool of the image's size, True on defects; None where it has defects and nobody drew them.
+        mask: (H, W) bool, True on defects; None where it has defects and nobody drew them. Of the image's size; a mask
+            without any defect may have any size.
     """
 
     anomalous: bool
@@ -218,6 +219,20 @@ def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR)) > 127
 
 
+def check_measurable(truths: Sequence[Truth]) -> None:
+    """Looks whether any number can be computed, before hours are spent on maps.
+
+    Raises:
+        UserError: Neither are there images of both kinds, nor masks.
+    """
+    kinds = {truth.anomalous for truth in truths}
+    if len(kinds) < 2 and not any(truth.mask is not None and truth.mask.any() for truth in truths):
+        raise UserError(
+            "Nothing can be measured on this split: it has no masks, and not both images with defects and images "
+            "without. Choose a dataset with masks (python -m datasets_builders list), or prepare it with them."
+        )
+
+
 def evaluate(
     maps: NDArray[np.float32], scores: NDArray[np.float32], truths: Sequence[Truth], size: int
 ) -> AnomalyMetrics:
@@ -235,6 +250,7 @@ def evaluate(
     """
     if not len(maps) == len(scores) == len(truths):
         raise ValueError("as many maps, scores and truths")
+    check_measurable(truths)
     anomalous = np.array([truth.anomalous for truth in truths])
     labelled = [index for index, truth in enumerate(truths) if truth.mask is not None]
     image = pixel = mask_iou = None
@@ -254,11 +270,6 @@ def evaluate(
             aupro=100 * curve.aupro(),
         )
         mask_iou = _mask_iou(maps, truths)
-    if image is None and pixel is None:
-        raise UserError(
-            "Nothing can be measured on this split: it has no masks, and not both images with defects and images "
-            "without. Choose a dataset with masks (python -m datasets_builders list), or prepare it with them."
-        )
     return AnomalyMetrics(
         images=len(truths),
         anomalous_images=int(anomalous.sum()),

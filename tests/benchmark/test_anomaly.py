@@ -18,6 +18,8 @@ from agssp import map_inputs
 from agssp.map_inputs import EncodedImage, MapInput
 from agssp.map_sources import AnomalyMaps, MapSource, SourceOptions
 from benchmark import anomaly
+from benchmark.anomaly_data import read_truths
+from benchmark.anomaly_metrics import Truth
 from benchmark.anomaly_outputs import Outputs
 from benchmark.anomaly_records import read_record
 from benchmark.verify import Verdict, verify_anomaly, verify_paths
@@ -208,6 +210,18 @@ def test_without_defect_free_training_images_it_says_what_to_give(
 def test_unknown_names_are_refused_before_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown dataset"):
         _run(tmp_path, dataset="neu_dett")
+    with pytest.raises(UserError, match="--encoder tiny"):
+        _run(tmp_path, detector="kead", encoder="")
+
+
+def test_a_set_on_which_nothing_can_be_measured_is_refused_before_work(
+    source: Brightness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = [Truth(True, None)] * 12
+    monkeypatch.setattr(anomaly, "read_truths", lambda images: bare)
+    with pytest.raises(UserError, match="Nothing can be measured"):
+        _run(tmp_path)
+    assert source.fitted == []
 
 
 def test_verification_computes_the_numbers_again(
@@ -284,3 +298,18 @@ def test_from_the_command_line(tmp_path: Path, python: str, fresh_home: Path) ->
     assert Path(row["record"]).is_file()
     done = command("verify", str(results))
     assert (done.returncode, done.stdout) == (0, f"equal: {row['record']}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_half_of_neu_det_counts_for_pixels(raw_data: Path) -> None:
+    datasets_builders.prepare("neu_det", raw=raw_data / "raw" / "neu_det")
+    images = map_inputs.open_images("neu_det", "validation")
+    truths = read_truths(images)
+    assert len(truths) == 533
+    assert all(truth.anomalous for truth in truths)
+    # SD-saliency-900 drew inclusions, patches and scratches.
+    drawn = [name for name, truth in zip(images.ids, truths, strict=True) if truth.mask is not None]
+    assert len(drawn) == 257
+    assert {name.rsplit("_", 1)[0] for name in drawn} == {"inclusion", "patches", "scratches"}
+    assert all(truth.mask.any() for truth in truths if truth.mask is not None)
