@@ -193,13 +193,40 @@ def evaluate(ground_truth: GroundTruth, detections: Detections) -> Metrics:
     Raises:
         UserError: Images or classes differ between the two.
     """
+    return _metrics(ground_truth, detections, _accumulated(_matched(ground_truth, detections)))
+
+
+def evaluate_reference(ground_truth: GroundTruth, detections: Detections) -> Metrics:
+    """Computes the same through pycocotools, the definition: far slower, to check `evaluate` against."""
+    return _metrics(ground_truth, detections, _accumulated(_matched_by_reference(ground_truth, detections)))
+
+
+def match(ground_truth: GroundTruth, detections: Detections) -> list[dict[str, Any]]:
+    """Decides for every detection, at every IoU threshold, whether it finds an object.
+
+    Args:
+        ground_truth: The split's labels.
+        detections: Answers on exactly the same images and classes.
+
+    Returns:
+        COCO's entries, one a class and image where either has a box: `image_id` and `category_id` (from 1), `dtScores`
+        (n, falling), `dtMatches` and `dtIgnore` (10 IoU thresholds, n), `gtIgnore` (objects).
+
+    Raises:
+        UserError: Images or classes differ between the two.
+    """
+    return [entry for entry in _matched(ground_truth, detections).evalImgs if entry is not None]
+
+
+def _matched(ground_truth: GroundTruth, detections: Detections) -> Any:
+    """Returns the fast evaluator after its matching."""
     import hotcoco
 
     global _fast_evaluator_process
     if _fast_evaluator_process not in (None, os.getpid()):
         # Its thread pool does not survive a fork: waiting for it would never end. The numbers are equal.
         _log.warning("Process forked after an evaluation: evaluating with pycocotools, which takes longer.")
-        return evaluate_reference(ground_truth, detections)
+        return _matched_by_reference(ground_truth, detections)
     _fast_evaluator_process = os.getpid()
     _check_same_split(ground_truth, detections)
     image, box = _ground_truth_columns(ground_truth)
@@ -220,12 +247,10 @@ def evaluate(ground_truth: GroundTruth, detections: Detections) -> Metrics:
     evaluation.params.area_rng, evaluation.params.area_rng_lbl = [_ALL_AREAS], ["all"]
     evaluation.params.max_dets = [MAX_DETECTIONS_PER_IMAGE]
     evaluation.evaluate()
-    evaluation.accumulate()
-    return _metrics(ground_truth, detections, evaluation.eval or {})
+    return evaluation
 
 
-def evaluate_reference(ground_truth: GroundTruth, detections: Detections) -> Metrics:
-    """Computes the same through pycocotools, the definition: far slower, to check `evaluate` against."""
+def _matched_by_reference(ground_truth: GroundTruth, detections: Detections) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -270,8 +295,13 @@ def evaluate_reference(ground_truth: GroundTruth, detections: Detections) -> Met
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [_ALL_AREAS], ["all"]
         evaluation.params.maxDets = [MAX_DETECTIONS_PER_IMAGE]
         evaluation.evaluate()
+    return evaluation
+
+
+def _accumulated(evaluation: Any) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         evaluation.accumulate()
-    return _metrics(ground_truth, detections, evaluation.eval)
+    return evaluation.eval or {}
 
 
 def _check_same_split(ground_truth: GroundTruth, detections: Detections) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from benchmark.anomaly_records import iter_records
 from benchmark.records import Quarantined
-from leaderboard.data import PAPER, Measured
+from benchmark.reported import PAPER
+from leaderboard.data import Measured
 
 _ROW = ["trust", "detector", "encoder", "switches", "shots", "dataset"]
 _METRICS = ["image_auroc", "pixel_auroc"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.records import Quarantined, iter_records
+from benchmark.reported import PAPER
 
-PAPER = Path(__file__).with_name("paper_results.csv")
 _ROW = ["trust", "protocol", "backbone", "method", "mode", "detector", "dataset"]
 
 
