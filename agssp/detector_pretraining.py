@@ -21,6 +21,7 @@ from baselines.training.data import train_loader
 from baselines.training.detector import (
     InitialWeights,
     detector_runner,
+    final_weights,
     moving_average,
     new_detector,
     prepare_process,
@@ -42,7 +43,7 @@ class DetectorResult:
     """A finished detector pretraining.
 
     Attributes:
-        weights: The averaged weights of the whole detector, under the names of its state.
+        weights: The weights of the whole detector (averaged, where the recipe has an average), under its state's names.
         curve: One entry an epoch: epoch, losses by name, lr.
         boxes: Boxes it was trained on.
         negatives: Images without boxes.
@@ -110,7 +111,7 @@ def pretrain_detector(
         model=model,
         recipe=recipe,
         length=recipe.length(len(images)),
-        loader=train_loader(images, recipe, workers=workers, seed=seed),
+        loader=train_loader(images, recipe, workers=workers, seed=seed, detector=detector),
         folder=folder,
         seed=seed,
         ema_hook=ema_hook,
@@ -121,7 +122,7 @@ def pretrain_detector(
         runner.train()
     weights = folder / WEIGHTS
     header = {"scope": "detector", "backbone": backbone.id, "detector": detector, "classes": _classes(images)}
-    save(weights, ema_hook.ema_model.module.state_dict(), header)
+    save(weights, final_weights(model, ema_hook), header)
     remove_progress(folder)
     return DetectorResult(
         weights=weights,

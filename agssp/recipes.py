@@ -310,7 +310,7 @@ def detector_pretraining(name: str, family: str, detector: str) -> DetectorPretr
     """
     section = _section(name, "detector")
     merged: dict[str, Any] = dict(section["common"])
-    for key in (detector, family, f"{detector}/{family}"):
+    for key in (family, detector, f"{detector}/{family}"):
         merged |= section["overrides"].get(key, {})
     return DetectorPretraining.model_validate(merged)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from agssp.stages import backbone_of
 from baselines import backbones
-from baselines.detectors import DETECTORS
+from baselines.detectors import DETECTORS, architecture
 from benchmark.modes import MODES, Choice, Start, check_choice
 from benchmark.protocol import Protocol
 from datasets_builders import registry
@@ -93,13 +93,16 @@ def cell_identity(
     cell: Cell, protocol: Protocol, start: Start, *, dataset_fingerprint: str, stage_version: int
 ) -> dict[str, Any]:
     """Returns everything that changes a cell's number, and nothing else (no device, workers, paths, logging)."""
+    recipe = protocol.recipe(cell.backbone, cell.detector)
+    numbers = architecture(cell.detector, recipe.size)
     return {
         "stage": "finetune",
         "stage_version": stage_version,
         "backbone": backbones.get(cell.backbone, cell.variant).config,
         "neck": backbones.get(cell.backbone, cell.variant).neck,
         "detector": cell.detector,
-        "recipe": protocol.recipe(cell.backbone).model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        **({"architecture": numbers} if numbers is not None else {}),
         "dataset": cell.dataset,
         "dataset_fingerprint": dataset_fingerprint,
         "weights_sha256": None,

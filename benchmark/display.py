@@ -12,7 +12,7 @@ from datasets_builders import storage
 def show_plan(plan: Plan) -> None:
     """Prints what a run will do."""
     cell = plan.cells[0]
-    recipe = plan.protocol.recipe(cell.backbone)
+    recipe = plan.protocol.recipe(cell.backbone, cell.detector)
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.iterations} iterations"
     each = plan.seconds_per_cell()
     cost = (

@@ -104,7 +104,7 @@ def finetune(
     Args:
         backbone: The detector's backbone.
         detector: A name of `baselines.detectors.DETECTORS`.
-        recipe: The protocol's recipe for this backbone.
+        recipe: The protocol's recipe for this backbone and detector.
         train: Training split in the detection schema.
         validation: Validation split.
         seed: Seeds initialisation, order of images and augmentation.
@@ -135,7 +135,7 @@ def finetune(
         model=model,
         recipe=recipe,
         length=length,
-        loader=train_loader(train, recipe, workers=workers, seed=seed),
+        loader=train_loader(train, recipe, workers=workers, seed=seed, detector=detector),
         folder=folder,
         seed=seed,
         ema_hook=ema_hook,

@@ -47,7 +47,8 @@ class Plan:
     def seconds_per_cell(self) -> float | None:
         """Expected wall seconds of one cell on the protocol's reference machine; None where never measured."""
         cell = self.cells[0]
-        return self.protocol.estimate.seconds.get(f"{cell.backbone}:{cell.variant}")
+        detector = "" if cell.detector == "yolov8" else f" {cell.detector}"
+        return self.protocol.estimate.seconds.get(f"{cell.backbone}:{cell.variant}{detector}")
 
     def stages(self) -> list[dict[str, Any]]:
         """Returns each stage of pretraining with its key and whether it is there; keys need the corpus to be there."""
@@ -57,7 +58,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan for `--json`."""
-        recipe = self.protocol.recipe(self.cells[0].backbone)
+        recipe = self.protocol.recipe(self.cells[0].backbone, self.cells[0].detector)
         return {
             "protocol": self.protocol.id,
             "reason": self.reason,

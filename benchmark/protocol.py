@@ -41,7 +41,10 @@ class Finetune(DetectorTraining):
 
 
 class Estimate(Settings):
-    """Wall seconds of one finetuning for each backbone, and the machine on which they were measured."""
+    """Wall seconds of one finetuning for each backbone, and the machine on which they were measured.
+
+    Names are `swin:nano` for YOLOv8 and `swin:nano dino` for another detector.
+    """
 
     machine: str
     seconds: dict[str, PositiveFloat]
@@ -60,6 +63,7 @@ class Protocol(Settings):
         seeds: Seeds of a complete row.
         finetune: The recipe.
         overrides: Recipe settings that differ for a backbone.
+        detectors: Those that differ for a detector (`dino`), or for it with a backbone (`dino/swin`).
         estimate: Expected cost; changes no number.
     """
 
@@ -72,6 +76,7 @@ class Protocol(Settings):
     seeds: tuple[int, ...]
     finetune: Finetune
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    detectors: dict[str, dict[str, Any]] = Field(default_factory=dict)
     estimate: Estimate
 
     @property
@@ -79,14 +84,17 @@ class Protocol(Settings):
         """The name to type, such as `mini-v1`."""
         return f"{self.name}-v{self.version}"
 
-    @property
-    def sha256(self) -> str:
-        """Hash of every setting that changes a number (not the title, not the estimate)."""
-        return content_key(self.model_dump(mode="json", exclude={"title", "estimate"}))
+    def sha256(self, detector: str) -> str:
+        """Hash of every setting that changes a detector's numbers (not the title, not the estimate)."""
+        settings = self.model_dump(mode="json", exclude={"title", "estimate", "detectors"})
+        own = {name: value for name, value in self.detectors.items() if name.split("/")[0] == detector}
+        return content_key(settings | ({"detectors": own} if own else {}))
 
-    def recipe(self, backbone: str) -> Finetune:
-        """Returns the finetuning recipe for a backbone, its overrides applied."""
+    def recipe(self, backbone: str, detector: str) -> Finetune:
+        """Returns the finetuning recipe for a backbone and a detector, their overrides applied, in this order."""
         settings = self.finetune.model_dump() | self.overrides.get(backbone, {})
+        for name in (detector, f"{detector}/{backbone}"):
+            settings |= self.detectors.get(name, {})
         return Finetune.model_validate(settings)
 
 

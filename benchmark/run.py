@@ -129,7 +129,7 @@ def _run_cell(plan: Plan, cell: Cell, number: str) -> dict[str, Any]:
             result = finetune.finetune(
                 backbone=backbones.get(cell.backbone, cell.variant),
                 detector=cell.detector,
-                recipe=plan.protocol.recipe(cell.backbone),
+                recipe=plan.protocol.recipe(cell.backbone, cell.detector),
                 train=train,
                 validation=validation,
                 seed=cell.seed,
@@ -195,8 +195,8 @@ def _record(
         protocol=records.ProtocolUsed(
             name=protocol.name,
             version=protocol.version,
-            sha256=protocol.sha256,
-            settings=protocol.recipe(cell.backbone).model_dump(mode="json"),
+            sha256=protocol.sha256(cell.detector),
+            settings=protocol.recipe(cell.backbone, cell.detector).model_dump(mode="json"),
         ),
         dataset=records.DatasetUsed(
             name=cell.dataset,

@@ -12,6 +12,7 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 
+from baselines.training.detector import final_weights
 from baselines.training.hooks import EpochRecorder, History, TrainingEvent
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, Metrics, evaluate
@@ -64,19 +65,21 @@ class DetectionMetric(BaseMetric):
 
 
 class FinetuneRecorder(EpochRecorder):
-    """Keeps the detections and averaged weights of the best and of the last validation beside the state."""
+    """Keeps the detections and weights of the best and of the last validation beside the state.
+
+    The weights are the averaged ones, where the recipe has an average: those that were validated.
+    """
 
     def __init__(
         self,
         folder: Path,
         seed: int,
-        ema_hook: EMAHook,
+        ema_hook: EMAHook | None,
         metric: DetectionMetric,
         history: FinetuneHistory,
         on_event: Callable[[TrainingEvent], None],
     ):
         super().__init__(folder, seed, history, on_event, ema_hook)
-        self._ema: EMAHook = ema_hook
         self._metric = metric
         self._validations = history
 
@@ -102,9 +105,9 @@ class FinetuneRecorder(EpochRecorder):
             history.best_epoch, history.best_map50 = epoch, measured.map50
         detections, weights = detections_file(self._folder, epoch), weights_file(self._folder, epoch)
         self._metric.detections.save(detections)
-        ema = self._ema.ema_model.module.state_dict()
+        final = final_weights(runner.model, self._ema_hook)
         with atomic_file(weights) as temporary:
-            save_file({name: value.contiguous().cpu() for name, value in ema.items()}, temporary)
+            save_file({name: value.contiguous().cpu() for name, value in final.items()}, temporary)
         kept = {
             path.name
             for kept_epoch in (history.best_epoch, history.last_epoch)

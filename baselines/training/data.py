@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import datasets
 
 _GREY = 114.0
+# The collation of each detector's training batches; evaluation has mmengine's plain one.
+_COLLATE = {"yolov8": yolov5_collate}
 _META = ("img_id", "ori_shape", "img_shape", "flip", "flip_direction", "scale_factor", "pad_param")
 
 
@@ -135,6 +137,8 @@ def _fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
 def train_pipeline(image_size: int, augmentation: Augmentation, *, mosaic: bool) -> list[Any]:
     """Returns the training transforms (YOLOv8's, without Albumentations' four transforms of probability 0.01).
 
+    Without mosaic, affine scale and HSV gains what is left is mmdet's usual flip of the resized image.
+
     Args:
         image_size: Side of the result, in pixels.
         augmentation: The protocol's settings.
@@ -150,7 +154,7 @@ def train_pipeline(image_size: int, augmentation: Augmentation, *, mosaic: bool)
         "border_val": (_GREY, _GREY, _GREY),
     }
     letterbox = LetterResize(scale=(image_size, image_size), allow_scale_up=True, pad_val={"img": _GREY})
-    plain = [letterbox, YOLOv5RandomAffine(**affine)]
+    plain = [letterbox, YOLOv5RandomAffine(**affine)] if augmentation.scale else [letterbox]
     mix = [
         Mosaic(
             img_scale=(image_size, image_size), pad_val=_GREY, pre_transform=[LoadAnnotations(with_bbox=True)]
@@ -160,13 +164,21 @@ def train_pipeline(image_size: int, augmentation: Augmentation, *, mosaic: bool)
     geometry = (
         _Either(mix, plain, augmentation.mosaic) if mosaic and augmentation.mosaic > 0 else Compose(plain)
     )
+    colour = [YOLOv5HSVRandomAug(hue_delta=hue, saturation_delta=saturation, value_delta=value)]
     return [
         LoadAnnotations(with_bbox=True),
         geometry,
-        YOLOv5HSVRandomAug(hue_delta=hue, saturation_delta=saturation, value_delta=value),
+        *(colour if any(augmentation.hsv) else []),
         RandomFlip(prob=augmentation.flip),
+        _height_and_width,
         PackDetInputs(meta_keys=_META),
     ]
+
+
+def _height_and_width(results: dict[str, Any]) -> dict[str, Any]:
+    """Leaves the channels out of `img_shape`, where mmyolo's transforms put them and DINO does not expect them."""
+    results["img_shape"] = results["img_shape"][:2]
+    return results
 
 
 class _Either:
@@ -185,19 +197,22 @@ def test_pipeline(image_size: int) -> list[Any]:
     return [
         LetterResize(scale=(image_size, image_size), allow_scale_up=False, pad_val={"img": _GREY}),
         LoadAnnotations(with_bbox=True),
+        _height_and_width,
         PackDetInputs(meta_keys=_META),
     ]
 
 
-def train_loader(split: datasets.Dataset, recipe: DetectorTraining, *, workers: int, seed: int) -> DataLoader:
-    """Returns the loader of training batches, shuffled by (seed, epoch)."""
+def train_loader(
+    split: datasets.Dataset, recipe: DetectorTraining, *, workers: int, seed: int, detector: str = "yolov8"
+) -> DataLoader:
+    """Returns the loader of a detector's training batches, shuffled by (seed, epoch)."""
     pipeline = train_pipeline(recipe.image_size, recipe.augmentation, mosaic=True)
     dataset = DefectDataset(split, recipe.image_size, pipeline, test_mode=False)
     return DataLoader(
         dataset,
         batch_size=recipe.batch_size,
         sampler=DefaultSampler(dataset, shuffle=True, seed=seed),
-        collate_fn=yolov5_collate,
+        collate_fn=_COLLATE.get(detector, pseudo_collate),
         num_workers=workers,
         worker_init_fn=_seed_worker if workers else None,
         pin_memory=torch.cuda.is_available(),

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from baselines.backbones import Backbone
 from baselines.detectors import build_detector, detector_config
 from baselines.training.data import train_pipeline
-from baselines.training.hooks import EpochRecorder, SwitchPipelineHook
+from baselines.training.hooks import EpochRecorder, StepRates, SwitchPipelineHook
 from baselines.training.optim import optim_wrapper
-from baselines.training.recipes import DetectorTraining, Length
+from baselines.training.recipes import DetectorTraining, Length, StepSchedule
 from baselines.training.resources import set_threads
 from baselines.weights import LoadReport, LocalWeights, load
 
@@ -69,17 +69,20 @@ def new_detector(detector: str, backbone: Backbone, num_classes: int, recipe: De
             detector,
             backbone,
             num_classes,
+            test=settings["test"],
             losses=settings["losses"],
             assigner=settings["assigner"],
-            test=settings["test"],
+            size=recipe.size,
         )
     )
     # Convolutions run about a fifth faster on CPUs in this layout; the arithmetic is the same.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def moving_average(recipe: DetectorTraining) -> EMAHook:
-    """Returns the hook that averages the weights over the training."""
+def moving_average(recipe: DetectorTraining) -> EMAHook | None:
+    """Returns the hook that averages the weights over the training; None where the recipe has no average."""
+    if recipe.ema is None:
+        return None
     hook = EMAHook(
         ema_type="mmdet.ExpMomentumEMA",
         momentum=recipe.ema.momentum,
@@ -98,7 +101,7 @@ def detector_runner(
     loader: DataLoader,
     folder: Path,
     seed: int,
-    ema_hook: EMAHook,
+    ema_hook: EMAHook | None,
     recorder: EpochRecorder,
     hooks: Sequence[Hook] = (),
     train_cfg: dict[str, Any] | None = None,
@@ -133,19 +136,11 @@ def detector_runner(
             "logger": None,
             "checkpoint": None,
             "timer": None,
-            "param_scheduler": YOLOv5ParamSchedulerHook(
-                scheduler_type=recipe.schedule.type,
-                lr_factor=recipe.schedule.final_factor,
-                max_epochs=length.epochs,
-                warmup_epochs=recipe.warmup.epochs,
-                warmup_mim_iter=recipe.warmup.min_iterations,
-                warmup_bias_lr=recipe.warmup.bias_lr,
-                warmup_momentum=recipe.warmup.momentum,
-            ),
+            "param_scheduler": _rates(recipe, length),
         },
         custom_hooks=[
             *hooks,
-            ema_hook,
+            *([] if ema_hook is None else [ema_hook]),
             SwitchPipelineHook(length.epochs - recipe.augmentation.mosaic_off_epochs, plain),
             recorder,
         ],
@@ -153,4 +148,25 @@ def detector_runner(
         randomness={"seed": seed, "deterministic": False},
         log_level="ERROR",
         **validation,
+    )
+
+
+def final_weights(model: nn.Module, ema_hook: EMAHook | None) -> dict[str, torch.Tensor]:
+    """Returns a training's result as a state: the averaged weights, or the model's own where there is no average."""
+    return (model if ema_hook is None else ema_hook.ema_model.module).state_dict()
+
+
+def _rates(recipe: DetectorTraining, length: Length) -> Hook:
+    """Returns the hook that sets learning rates."""
+    schedule, warmup = recipe.schedule, recipe.warmup
+    if isinstance(schedule, StepSchedule):
+        return StepRates(schedule, warmup)
+    return YOLOv5ParamSchedulerHook(
+        scheduler_type=schedule.type,
+        lr_factor=schedule.final_factor,
+        max_epochs=length.epochs,
+        warmup_epochs=warmup.epochs,
+        warmup_mim_iter=warmup.min_iterations,
+        warmup_bias_lr=warmup.bias_lr,
+        warmup_momentum=warmup.momentum,
     )

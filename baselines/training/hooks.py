@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from baselines.training.checkpoints import Progress, load_progress, remove_progress, save_progress
 from baselines.training.data import seed_everything
+from baselines.training.recipes import StepSchedule, Warmup
 from datasets_builders.storage import content_key, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,37 @@ class SwitchPipelineHook(Hook):
             runner.train_dataloader.dataset.pipeline = self._pipeline
 
 
+class StepRates(Hook):
+    """Sets the learning rate of every iteration: its warm-up, then steps; a resumed training finds the same rates.
+
+    Args:
+        schedule: Milestones in epochs.
+        warmup: Its `bias_lr` is where the biases, every third group of the optimiser, begin.
+    """
+
+    def __init__(self, schedule: StepSchedule, warmup: Warmup):
+        self._schedule, self._warmup = schedule, warmup
+
+    def before_train(self, runner: Runner) -> None:
+        """Notes the rates of the recipe, before a stored state brings those of its own iteration."""
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            if "momentum" in group:
+                group.setdefault("initial_momentum", group["momentum"])
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Sets rates and momenta."""
+        schedule, warmup = self._schedule, self._warmup
+        factor = schedule.gamma ** sum(runner.epoch >= milestone for milestone in schedule.milestones)
+        iterations = max(round(warmup.epochs * len(runner.train_dataloader)), warmup.min_iterations)
+        done = min(runner.iter / iterations, 1.0) if iterations else 1.0
+        for index, group in enumerate(runner.optim_wrapper.optimizer.param_groups):
+            start = warmup.bias_lr if index % 3 == 2 else 0.0
+            group["lr"] = start + (group["initial_lr"] * factor - start) * done
+            if "momentum" in group:
+                group["momentum"] = warmup.momentum + (group["initial_momentum"] - warmup.momentum) * done
+
+
 class EpochRecorder(Hook):
     """Seeds every epoch, measures, and stores the state so that a killed training goes on bit for bit.
 
@@ -146,8 +178,14 @@ class EpochRecorder(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Adds up the losses and reports."""
+        """Adds up the losses and reports.
+
+        What else a model logs (such as an accuracy) is left out, and so are the losses of DINO's inner layers, whose
+        names have a dot: they are in the sum.
+        """
         for name, value in (outputs or {}).items():
+            if "loss" not in name or "." in name:
+                continue
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._count += 1
         # Reading a loss waits for the device; a person needs no more than five reports a second.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
@@ -10,10 +12,9 @@ from baselines.training.recipes import DetectorTraining, Optimizer
 
 
 def optim_wrapper(model: nn.Module, recipe: DetectorTraining) -> OptimWrapper:
-    """Builds the optimiser of a detector, with gradients clipped."""
-    return OptimWrapper(
-        build_optimizer(model, recipe.optimizer), clip_grad={"max_norm": recipe.clip_grad_norm}
-    )
+    """Builds the optimiser of a detector, with gradients clipped where the recipe says so."""
+    clip = None if recipe.clip_grad_norm is None else {"max_norm": recipe.clip_grad_norm}
+    return OptimWrapper(build_optimizer(model, recipe.optimizer), clip_grad=clip)
 
 
 def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
@@ -21,28 +22,38 @@ def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimize
 
     Weights of convolutions and linear layers decay; norms and other tables (Swin's relative positions) do not; biases
     do not and warm up from their own rate. mmyolo's own grouping leaves tables out of the optimiser altogether.
+    With a `backbone_factor` the backbone has three such groups of its own, after the others, with its own rate.
     """
-    weights, others, biases = [], [], []
     norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    settings = recipe.model_dump(exclude_none=True)
+    kind, decay = settings.pop("type"), settings.pop("weight_decay")
+    factor = settings.pop("backbone_factor", None)
+    if factor is None:
+        groups = _groups(trainable, norms, decay)
+    else:
+        lower = [entry for entry in trainable if entry[0].startswith("backbone.")]
+        upper = [entry for entry in trainable if not entry[0].startswith("backbone.")]
+        slower = {"lr": factor * recipe.lr}
+        groups = _groups(upper, norms, decay) + [group | slower for group in _groups(lower, norms, decay)]
+    return getattr(torch.optim, kind)(groups, **settings)
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], norms: set[int], decay: float) -> list[dict[str, Any]]:
+    """Sorts parameters into weights, others and biases."""
+    weights, others, biases = [], [], []
+    for name, parameter in named:
         if name.endswith("bias"):
             biases.append(parameter)
         elif id(parameter) in norms or not name.endswith("weight"):
             others.append(parameter)
         else:
             weights.append(parameter)
-    settings = recipe.model_dump(exclude_none=True)
-    kind, decay = settings.pop("type"), settings.pop("weight_decay")
-    return getattr(torch.optim, kind)(
-        [
-            {"params": weights, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
-            {"params": biases, "weight_decay": 0.0},
-        ],
-        **settings,
-    )
+    return [
+        {"params": weights, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+        {"params": biases, "weight_decay": 0.0},
+    ]
 
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -14,14 +14,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class Optimizer(Settings):
-    """The optimiser of finetuning; `momentum` and `nesterov` apply to SGD alone."""
+    """The optimiser of finetuning; `momentum` and `nesterov` apply to SGD alone.
+
+    `backbone_factor` multiplies the learning rate of the backbone.
+    """
 
     type: Literal["SGD", "AdamW"]
     lr: PositiveFloat
     weight_decay: float = Field(ge=0)
     momentum: float | None = None
     nesterov: bool | None = None
+    # Left out of what is hashed where it is not given: older keys stand.
+    backbone_factor: PositiveFloat | None = Field(default=None, exclude_if=_absent)
 
 
 class Schedule(Settings):
@@ -29,6 +38,14 @@ class Schedule(Settings):
 
     type: Literal["linear", "cosine"]
     final_factor: float = Field(gt=0, le=1)
+
+
+class StepSchedule(Settings):
+    """Learning rate over epochs: times `gamma` once each milestone, a number of finished epochs, is reached."""
+
+    type: Literal["steps"]
+    milestones: tuple[PositiveInt, ...]
+    gamma: float = Field(default=0.1, gt=0, le=1)
 
 
 class Warmup(Settings):
@@ -51,7 +68,10 @@ class Ema(Settings):
 
 
 class Augmentation(Settings):
-    """Training augmentation: mosaic probability, last epochs without it, affine scale, HSV gains, flip probability."""
+    """Training augmentation: mosaic probability, last epochs without it, affine scale, HSV gains, flip probability.
+
+    With the affine scale come shifts by up to a tenth of the image; at 0 there is no affine map at all.
+    """
 
     mosaic: float = Field(ge=0, le=1)
     mosaic_off_epochs: int = Field(ge=0)
@@ -88,6 +108,13 @@ class DetectorTraining(Settings):
     """How a detector is trained, whatever it starts from.
 
     Its length is `epochs`, or `iterations` where sets of different size shall cost the same.
+
+    Attributes:
+        ema: None where the trained weights themselves are evaluated.
+        clip_grad_norm: None where gradients are left as they are.
+        losses: YOLOv8's; the other detectors have mmdet's.
+        assigner: YOLOv8's.
+        size: Of the other detectors: a name of `baselines/detectors/sizes.yaml`.
     """
 
     image_size: int = Field(gt=0, multiple_of=32)
@@ -95,19 +122,24 @@ class DetectorTraining(Settings):
     epochs: PositiveInt | None = None
     iterations: PositiveInt | None = None
     optimizer: Optimizer
-    clip_grad_norm: PositiveFloat
-    schedule: Schedule
+    clip_grad_norm: PositiveFloat | None
+    schedule: Annotated[Schedule | StepSchedule, Field(discriminator="type")]
     warmup: Warmup
-    ema: Ema
+    ema: Ema | None
     augmentation: Augmentation
     test: Test
-    losses: Losses
-    assigner: Assigner
+    losses: Losses | None = None
+    assigner: Assigner | None = None
+    size: str | None = Field(default=None, exclude_if=_absent)
 
     @model_validator(mode="after")
-    def _one_length(self) -> DetectorTraining:
+    def _fits_together(self) -> DetectorTraining:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("give either epochs or iterations")
+        if self.schedule.type == "steps" and self.epochs is None:
+            raise ValueError("milestones are epochs: give the length in epochs, too")
+        if self.optimizer.backbone_factor is not None and self.warmup.bias_lr > 0:
+            raise ValueError("a warm-up of biases from a rate of their own knows no backbone_factor")
         return self
 
     def length(self, train_images: int) -> Length:

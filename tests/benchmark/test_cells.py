@@ -75,3 +75,26 @@ def test_key_depends_on_what_changes_the_number() -> None:
     # Where the weights lie, and what they are called, changes nothing.
     renamed = replace(WEIGHTS, path=Path("elsewhere"), source="another name")
     assert key(cell, start=Start("backbone", renamed)) == key(cell, start=Start("backbone", WEIGHTS))
+
+
+def test_keys_of_published_cells_stand() -> None:
+    # Of records made before there were other detectors.
+    cell = Cell("swin", "nano", "-", "scratch", "yolov8", "casting_billet_synthetic", 0)
+    fingerprint = "39657fd68dd5bf2855ef959898b7613fbd196f0e8cd8d06b6a3af8fb46ef3d35"
+    identity = cell_identity(cell, MINI, SCRATCH_START, dataset_fingerprint=fingerprint, stage_version=1)
+    assert cell_key(identity) == "9ecef9d62f07f28e86cfdff0b33790cdb12a5f97102cc093d69f9b52cca99700"
+
+
+def test_the_size_of_another_detector_belongs_to_its_key(monkeypatch) -> None:
+    from baselines import detectors
+
+    def key() -> str:
+        cell = Cell("swin", "nano", "-", "scratch", "dino", "gc10_synthetic", 0)
+        return cell_key(
+            cell_identity(cell, MINI, SCRATCH_START, dataset_fingerprint="a" * 64, stage_version=1)
+        )
+
+    before = key()
+    sizes = {**detectors._sizes(), "dino": {"small": {"queries": 31}}}
+    monkeypatch.setattr(detectors, "_sizes", lambda: sizes)
+    assert key() != before

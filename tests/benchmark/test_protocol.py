@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from baselines import backbones
+from baselines.detectors import DETECTORS, architecture
 from benchmark import protocol
 from datasets_builders import registry
 from datasets_builders.errors import UserError
@@ -22,10 +23,12 @@ ALL = protocol.names()
 def test_names_datasets_and_variants_exist(name: str) -> None:
     loaded = protocol.load(name)
     assert loaded.id == name
-    assert set(loaded.variants) == set(backbones.names())
+    assert set(loaded.variants) <= set(backbones.names())
     for backbone, variant in loaded.variants.items():
         backbones.get(backbone, variant)
-        loaded.recipe(backbone)
+        for detector in DETECTORS:
+            recipe = loaded.recipe(backbone, detector)
+            assert (architecture(detector, recipe.size) is None) == (detector == "yolov8")
     for dataset in loaded.datasets:
         card = registry.card(dataset)
         assert (registry.card(card.dataset).origin == "procedural") == loaded.procedural
@@ -33,9 +36,9 @@ def test_names_datasets_and_variants_exist(name: str) -> None:
 
 def test_paper_protocol_is_the_papers() -> None:
     paper = protocol.load("paper-v1")
-    recipe = paper.recipe("csp_darknet")
+    recipe = paper.recipe("csp_darknet", "yolov8")
     assert (recipe.image_size, recipe.epochs, recipe.batch_size) == (640, 500, 32)
-    assert paper.recipe("swin").batch_size == 14
+    assert paper.recipe("swin", "yolov8").batch_size == 14
     assert recipe.optimizer.model_dump() == {
         "type": "SGD", "lr": 0.0025, "weight_decay": 0.0005, "momentum": 0.937, "nesterov": True
     }  # fmt: skip
@@ -53,9 +56,38 @@ def test_hash_follows_what_changes_a_number_and_nothing_else() -> None:
     reestimated = mini.model_copy(
         update={"estimate": mini.estimate.model_copy(update={"seconds": {"x": 1.0}})}
     )
-    assert mini.sha256 == retitled.sha256 == reestimated.sha256
+    assert mini.sha256("yolov8") == retitled.sha256("yolov8") == reestimated.sha256("yolov8")
     longer = mini.finetune.model_copy(update={"batch_size": mini.finetune.batch_size + 1})
-    assert mini.model_copy(update={"finetune": longer}).sha256 != mini.sha256
+    assert mini.model_copy(update={"finetune": longer}).sha256("yolov8") != mini.sha256("yolov8")
+
+
+def test_paper_protocol_trains_the_other_detectors_as_the_paper_does() -> None:
+    paper = protocol.load("paper-v1")
+    for backbone in backbones.names():
+        faster, dino = paper.recipe(backbone, "faster_rcnn"), paper.recipe(backbone, "dino")
+        assert (faster.batch_size, faster.epochs, faster.image_size) == (12, 500, 640)
+        assert (faster.optimizer.type, faster.optimizer.lr) == ("SGD", 0.01)
+        assert faster.schedule.milestones == (400, 450)
+        assert (dino.batch_size, dino.epochs, dino.image_size) == (6, 500, 640)
+        assert (dino.optimizer.type, dino.optimizer.lr, dino.optimizer.backbone_factor) == (
+            "AdamW",
+            0.0001,
+            0.1,
+        )
+        assert (dino.schedule.milestones, dino.clip_grad_norm) == ((400,), 0.1)
+        assert faster.ema is dino.ema is None
+
+
+def test_another_detectors_settings_change_neither_recipe_nor_hash_of_yolov8() -> None:
+    mini = protocol.load("mini-v1")
+    alone = mini.model_copy(update={"detectors": {}})
+    assert alone.recipe("swin", "yolov8") == mini.recipe("swin", "yolov8")
+    assert (
+        alone.sha256("yolov8")
+        == mini.sha256("yolov8")
+        == ("53254bc88311aa6bd457f3d77eb44f0489bf8581bf34ea1b4164e0873c40ab2e")
+    )
+    assert len({mini.sha256(detector) for detector in DETECTORS}) == 3
 
 
 @given(images=st.integers(1, 5000), batch=st.integers(1, 64), iterations=st.integers(1, 5000))

@@ -1,57 +1,27 @@
-"""Detector configurations: each detector's neck and head around any backbone, from mmyolo's and mmdet's classes."""
+"""YOLOv8's neck and head around a backbone, from mmyolo's classes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from baselines.backbones import Backbone
-from datasets_builders.errors import unknown_name
 
-if TYPE_CHECKING:
-    import torch
-
-DETECTORS = ("yolov8",)
 STRIDES = (8, 16, 32)
 
-_NORM = {"type": "BN", "momentum": 0.03, "eps": 0.001}
-_ACTIVATION = {"type": "SiLU", "inplace": True}
+NORM = {"type": "BN", "momentum": 0.03, "eps": 0.001}
+ACTIVATION = {"type": "SiLU", "inplace": True}
 
 
-def backbone_config(backbone: Backbone) -> dict[str, Any]:
-    """Describes a backbone, as it stands in our detectors, for mmengine's registry."""
-    # CSPDarknet takes the activation and norm of the detector around it.
-    shared = {"norm_cfg": _NORM, "act_cfg": _ACTIVATION} if backbone.name == "csp_darknet" else {}
-    return {**backbone.config, **shared}
-
-
-def detector_config(
-    detector: str,
-    backbone: Backbone,
+def config(
+    backbone: dict[str, Any],
+    described: Backbone,
     num_classes: int,
-    *,
     losses: dict[str, float],
     assigner: dict[str, float],
     test: dict[str, float],
 ) -> dict[str, Any]:
-    """Describes a detector for mmengine's registry.
-
-    Args:
-        detector: One of `DETECTORS`.
-        backbone: Its backbone.
-        num_classes: Number of defect classes, at least 1.
-        losses: Loss weights `cls`, `box`, `dfl`.
-        assigner: Task-aligned assigner's `topk`, `alpha`, `beta`.
-        test: `score_threshold`, `nms_iou`, `max_detections`.
-
-    Returns:
-        The configuration (scope `mmyolo`).
-
-    Raises:
-        UserError: No detector has this name.
-    """
-    if detector not in DETECTORS:
-        raise unknown_name("detector", detector, DETECTORS, see="python -m benchmark list")
-    neck = backbone.neck
+    """Describes the detector; see `baselines.detectors.detector_config`."""
+    neck = described.neck
     widen = neck["widen_factor"]
     return {
         "type": "mmyolo.YOLODetector",
@@ -61,7 +31,7 @@ def detector_config(
             "std": [255.0, 255.0, 255.0],
             "bgr_to_rgb": True,
         },
-        "backbone": backbone_config(backbone),
+        "backbone": backbone,
         "neck": {
             "type": "mmyolo.YOLOv8PAFPN",
             "deepen_factor": 0.33,
@@ -69,8 +39,8 @@ def detector_config(
             "in_channels": neck["in_channels"],
             "out_channels": neck["out_channels"],
             "num_csp_blocks": 3,
-            "norm_cfg": _NORM,
-            "act_cfg": _ACTIVATION,
+            "norm_cfg": NORM,
+            "act_cfg": ACTIVATION,
         },
         "bbox_head": {
             "type": "mmyolo.YOLOv8Head",
@@ -80,8 +50,8 @@ def detector_config(
                 "in_channels": neck["out_channels"],
                 "widen_factor": widen,
                 "reg_max": 16,
-                "norm_cfg": _NORM,
-                "act_cfg": _ACTIVATION,
+                "norm_cfg": NORM,
+                "act_cfg": ACTIVATION,
                 "featmap_strides": list(STRIDES),
             },
             "prior_generator": {"type": "mmdet.MlvlPointGenerator", "offset": 0.5, "strides": list(STRIDES)},
@@ -125,22 +95,3 @@ def detector_config(
             "max_per_img": test["max_detections"],
         },
     }
-
-
-def build_detector(config: dict[str, Any]) -> torch.nn.Module:
-    """Builds a detector from `detector_config`; its weights are initialised when the training starts."""
-    from baselines import openmmlab
-
-    openmmlab.activate()
-    import mmyolo.models  # noqa: F401  (registers the classes)
-    from mmengine import ConfigDict
-    from mmyolo.registry import MODELS
-
-    import baselines.lite0  # noqa: F401  (registers the class)
-
-    return MODELS.build(ConfigDict(config))
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Returns the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
