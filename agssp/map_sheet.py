@@ -9,18 +9,35 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from agssp.box_store import BoxRow
+from agssp.drawing import (
+    BACKGROUND,
+    CAPTION,
+    FAINT,
+    GAP,
+    HEADER,
+    MARGIN,
+    TEXT,
+    TILE,
+    Pixels,
+    colours,
+    draw_labels,
+    empty_tile,
+    on_tile,
+    picture_tile,
+    places_on_tile,
+    scaled_size,
+    shortened,
+    typeface,
+)
 from agssp.map_store import MapRow
-from agssp.upsampling import Map, upsample
+from agssp.upsampling import upsample
 
-TILE, GAP, MARGIN, CAPTION, HEADER, BAR = 240, 10, 24, 24, 58, 12
-BACKGROUND, PANEL, TEXT, FAINT, MARK = "#12161c", "#1c222b", "#eef2f6", "#97a3b1", "#ffb454"
+BAR = 12
 # Bright against grey metal and unlike the masks' white.
 BOX = "#2ec4f1"
-Pixels = NDArray[np.uint8]
-Rectangle = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ def sheet(examples: Sequence[Example], names: Sequence[str], title: str) -> Imag
         "RGB", (width, top + HEADER + len(examples) * (TILE + CAPTION + GAP) + MARGIN), BACKGROUND
     )
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN - 4), _fit(title, 24, width - 2 * MARGIN), font=_font(24), fill=TEXT)
+    pen.text((MARGIN, MARGIN - 4), shortened(title, 24, width - 2 * MARGIN), font=typeface(24), fill=TEXT)
 
     headings: list[tuple[str, tuple[float, float] | None]] = [("image", None)]
     headings += [("true mask", None)] * truths
@@ -82,15 +99,15 @@ def sheet(examples: Sequence[Example], names: Sequence[str], title: str) -> Imag
     ]
     for column, (heading, limits) in enumerate(headings):
         x = MARGIN + column * (TILE + GAP)
-        pen.text((x, top + 8), _fit(heading, 16, TILE), font=_font(16), fill=TEXT)
+        pen.text((x, top + 8), shortened(heading, 16, TILE), font=typeface(16), fill=TEXT)
         if limits is not None:
             _colour_bar(page, (x, top + 34), *limits)
     for row, example in enumerate(examples):
         y = top + HEADER + row * (TILE + CAPTION + GAP)
         for column, panel in enumerate(_panels(example, ranges, truths, with_boxes)):
             page.paste(panel, (MARGIN + column * (TILE + GAP), y))
-        caption = _fit(_caption(example), 13, width - 2 * MARGIN)
-        pen.text((MARGIN, y + TILE + 4), caption, font=_font(13), fill=FAINT)
+        caption = shortened(_caption(example), 13, width - 2 * MARGIN)
+        pen.text((MARGIN, y + TILE + 4), caption, font=typeface(13), fill=FAINT)
     return page
 
 
@@ -99,10 +116,10 @@ def _panels(
 ) -> list[Image.Image]:
     size = example.pixels.shape[1], example.pixels.shape[0]
     values = [upsample(row.map, size) for row in example.maps]
-    maps = [_picture(colours(each, *limits)) for each, limits in zip(values, ranges, strict=True)]
-    panels = [_picture(example.pixels)]
+    maps = [picture_tile(colours(each, *limits)) for each, limits in zip(values, ranges, strict=True)]
+    panels = [picture_tile(example.pixels)]
     if truths:
-        panels.append(_nothing() if example.truth is None else _mask(example.truth))
+        panels.append(empty_tile("not known") if example.truth is None else _mask(example.truth))
     panels.append(maps[0])
     if with_boxes:
         assert example.threshold is not None, "boxes have a threshold"
@@ -110,25 +127,9 @@ def _panels(
     return panels + maps[1:]
 
 
-def colours(values: Map, low: float, high: float) -> Pixels:
-    """Colours values between black (`low`) and pale yellow (`high`) on a perceptually uniform scale (inferno).
-
-    Args:
-        values: (H, W) float32.
-        low: Values at or under it are black.
-        high: Values at or over it are pale yellow.
-
-    Returns:
-        (H, W, 3) RGB uint8.
-    """
-    span = max(high - low, float(np.finfo(np.float32).tiny))
-    levels = np.rint(((values - low) / span).clip(0, 1) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
-
-
 def _colour_bar(page: Image.Image, place: tuple[int, int], low: float, high: float) -> None:
     """Draws the scale, with the values of its ends on either side of it."""
-    pen, font = ImageDraw.Draw(page), _font(12)
+    pen, font = ImageDraw.Draw(page), typeface(12)
     digits = max(0, 1 - math.floor(math.log10(high - low or 1)))
     texts = f"{low:.{digits}f}", f"{high:.{digits}f}"
     before, after = (int(font.getlength(text)) + 6 for text in texts)
@@ -151,106 +152,26 @@ def _caption(example: Example) -> str:
     return "   ·   ".join(parts)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fit(text: str, size: int, room: int) -> str:
-    """Returns the text, its middle left out where it is too long for the room."""
-    font = _font(size)
-    if font.getlength(text) <= room:
-        return text
-    keep = len(text) - 1
-    while keep > 2 and font.getlength(text[: keep // 2] + "…" + text[-(keep // 2) :]) > room:
-        keep -= 1
-    return text[: keep // 2] + "…" + text[-(keep // 2) :]
-
-
-def _scale(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the size of a picture that fits on a tile."""
-    scale = TILE / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _tile(picture: Image.Image) -> Image.Image:
-    tile = Image.new("RGB", (TILE, TILE), PANEL)
-    tile.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    return tile
-
-
-def _picture(pixels: Pixels) -> Image.Image:
-    size = _scale((pixels.shape[1], pixels.shape[0]))
-    return _tile(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-
-
 def _mask(mask: NDArray[np.bool_]) -> Image.Image:
     """Draws a mask so that thin defects stay visible: a drawn pixel is as bright as its brightest source."""
-    size = _scale((mask.shape[1], mask.shape[0]))
+    size = scaled_size((mask.shape[1], mask.shape[0]))
     reach = max(1, int(np.ceil(max(mask.shape) / TILE)))
     thick = cv2.dilate(mask.astype(np.uint8) * 255, np.ones((reach, reach), np.uint8))
     picture = Image.fromarray(thick).resize(size, Image.Resampling.NEAREST)
-    return _tile(picture.convert("RGB"))
-
-
-def _nothing() -> Image.Image:
-    tile = Image.new("RGB", (TILE, TILE), PANEL)
-    text, font = "not known", _font(14)
-    ImageDraw.Draw(tile).text(((TILE - font.getlength(text)) / 2, TILE / 2 - 8), text, font=font, fill=FAINT)
-    return tile
+    return on_tile(picture.convert("RGB"))
 
 
 def _boxes(example: Example) -> Image.Image:
     """Draws the image with its boxes and, where there is room for them, their scores."""
-    height, width = example.pixels.shape[:2]
-    size = _scale((width, height))
-    # On the whole tile, so that labels may stand beside a thin picture.
-    tile = _picture(example.pixels)
-    pen, font = ImageDraw.Draw(tile), _font(11)
-    start = np.subtract(TILE, size) // 2
     assert example.boxes is not None, "called for examples with boxes"
-    corners = np.hstack([example.boxes.boxes[:, :2], example.boxes.boxes[:, :2] + example.boxes.boxes[:, 2:]])
-    edges = corners * np.tile(np.divide(size, (width, height)), 2) + np.tile(start, 2) - (0, 0, 1, 1)
-    edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2])
-    places: list[Rectangle] = [tuple(values) for values in edges.tolist()]
-    labels: list[Rectangle] = []
+    # On the whole tile, so that labels may stand beside a thin picture.
+    tile = picture_tile(example.pixels)
+    pen = ImageDraw.Draw(tile)
+    boxes = example.boxes.boxes
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    places = places_on_tile(corners, (example.pixels.shape[1], example.pixels.shape[0]))
     for place in places:
         pen.rectangle(place, outline=BOX, width=2)
-    for number, score in enumerate(example.boxes.scores.tolist()):
-        text = f"{score:.2f}"
-        others = places[:number] + places[number + 1 :]
-        label = _label_place(places[number], (font.getlength(text) + 6, 14), labels, others)
-        if label is not None:
-            labels.append(label)
-            pen.rectangle(label, fill=BOX)
-            pen.text((label[0] + 3, label[1]), text, font=font, fill="#101418")
+    scores = [f"{score:.2f}" for score in example.boxes.scores.tolist()]
+    draw_labels(tile, places, scores, [BOX] * len(places))
     return tile
-
-
-def _label_place(
-    box: Rectangle,
-    room: tuple[float, float],
-    labels: list[Rectangle],
-    boxes: list[Rectangle],
-) -> Rectangle | None:
-    """Returns where a box's label covers no other label, and if it can be no other box; None where it cannot."""
-    x = max(0.0, min(box[0], TILE - room[0]))
-    y = max(0.0, min(box[1], TILE - room[1]))
-    corners = (
-        (x, box[1] - room[1]),
-        (x, box[3] + 1),
-        (box[2] + 1, y),
-        (box[0] - room[0] - 1, y),
-        (x, y),
-        (x, box[3] - room[1]),
-    )
-    places = [(left, top, left + room[0], top + room[1]) for left, top in corners]
-    inside = [p for p in places if min(p) >= 0 and max(p) <= TILE]
-    for avoided in (labels + boxes, labels):
-        for place in inside:
-            if not any(_overlap(place, other) for other in avoided):
-                return place
-    return None
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -54,7 +54,7 @@ def snippet(folder: Path, library: str) -> dict[str, Any]:
     found = re.search(rf"### {library}.*?```python\n(.*?)```", text, re.DOTALL)
     assert found, text
     variables: dict[str, Any] = {}
-    exec(found[1], variables)  # noqa: S102
+    exec(found[1], variables)
     return variables
 
 

@@ -12,7 +12,7 @@ import yaml
 from made_maps import defect_map, map_row, store_maps
 from PIL import Image
 
-from agssp import map_sheet
+from agssp import drawing, map_sheet
 from agssp.box_store import BoxRow, open_boxes
 from agssp.cli import run_app
 from agssp.map_inputs import Images, open_images
@@ -119,7 +119,7 @@ def test_a_sheet_shows_image_mask_map_and_boxes(folder: Path, tmp_path: Path, im
     chosen = images.ids[2:5]
     assert run_app([*arguments, *(word for image_id in chosen for word in ("--id", image_id))]) == 0
     page = np.asarray(Image.open(out).convert("RGB"))
-    assert page.shape[1] == 2 * map_sheet.MARGIN + 5 * (map_sheet.TILE + map_sheet.GAP) - map_sheet.GAP
+    assert page.shape[1] == 2 * drawing.MARGIN + 5 * (drawing.TILE + drawing.GAP) - drawing.GAP
     again = tmp_path / "again.png"
     arguments[-1] = str(again)
     assert run_app([*arguments, *(word for image_id in chosen for word in ("--id", image_id))]) == 0
@@ -128,17 +128,17 @@ def test_a_sheet_shows_image_mask_map_and_boxes(folder: Path, tmp_path: Path, im
 
 def tile(page: np.ndarray, row: int, column: int) -> np.ndarray:
     """The pixels of a panel."""
-    left = map_sheet.MARGIN + column * (map_sheet.TILE + map_sheet.GAP)
-    top = map_sheet.MARGIN + 40 + map_sheet.HEADER
-    top += row * (map_sheet.TILE + map_sheet.CAPTION + map_sheet.GAP)
-    return page[top : top + map_sheet.TILE, left : left + map_sheet.TILE]
+    left = drawing.MARGIN + column * (drawing.TILE + drawing.GAP)
+    top = drawing.MARGIN + 40 + drawing.HEADER
+    top += row * (drawing.TILE + drawing.CAPTION + drawing.GAP)
+    return page[top : top + drawing.TILE, left : left + drawing.TILE]
 
 
 def example(boxes: list[list[float]], scores: list[float]) -> map_sheet.Example:
     values = np.zeros((13, 13), np.float32)
     values[:, 7:] = 1.5
-    row = map_row("id", values, (map_sheet.TILE, map_sheet.TILE))
-    truth = np.zeros((map_sheet.TILE, map_sheet.TILE), bool)
+    row = map_row("id", values, (drawing.TILE, drawing.TILE))
+    truth = np.zeros((drawing.TILE, drawing.TILE), bool)
     truth[10:20, 10:20] = True
     pixels = np.full((*truth.shape, 3), 90, np.uint8)
     found = np.array(boxes, np.float32).reshape(-1, 4)
@@ -156,9 +156,9 @@ def test_panels_hold_what_their_labels_say() -> None:
         mask = tile(page, row, 1)
         assert (mask[10:20, 10:20] == 255).all()
         assert (mask[30:] == 0).all()
-        heat = map_sheet.colours(upsample(shown.maps[0].map, (map_sheet.TILE, map_sheet.TILE)), 0, 1.5)
+        heat = drawing.colours(upsample(shown.maps[0].map, (drawing.TILE, drawing.TILE)), 0, 1.5)
         np.testing.assert_array_equal(tile(page, row, 2), heat)
-        above = upsample(shown.maps[0].map, (map_sheet.TILE, map_sheet.TILE)) > 0.75
+        above = upsample(shown.maps[0].map, (drawing.TILE, drawing.TILE)) > 0.75
         np.testing.assert_array_equal(tile(page, row, 3)[..., 0] == 255, above)
         drawn = (tile(page, row, 4) != 90).any(axis=2)
         rows, columns = np.nonzero(drawn)
@@ -167,32 +167,32 @@ def test_panels_hold_what_their_labels_say() -> None:
         assert not drawn[103:137, 63:107].any()
     # Without boxes, neither their mask nor they are there.
     bare = map_sheet.Example(shown.pixels, None, shown.maps)
-    assert map_sheet.sheet([bare], ["made"], "title").width < page.shape[1] - 2 * map_sheet.TILE
+    assert map_sheet.sheet([bare], ["made"], "title").width < page.shape[1] - 2 * drawing.TILE
 
 
 def test_labels_of_scores_never_cover_each_other() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        labels: list[map_sheet.Rectangle] = []
+        labels: list[drawing.Rectangle] = []
         corners = rng.uniform(0, 200, (12, 2))
         for x, y in corners.tolist():
-            place = map_sheet._label_place((x, y, x + 30, y + 20), (30, 14), labels, [])
+            place = drawing.label_place((x, y, x + 30, y + 20), (30, 14), labels, [])
             if place is not None:
                 assert min(place) >= 0
-                assert max(place) <= map_sheet.TILE
-                assert not any(map_sheet._overlap(place, other) for other in labels)
+                assert max(place) <= drawing.TILE
+                assert not any(drawing.overlap(place, other) for other in labels)
                 labels.append(place)
         assert len(labels) >= 6
 
 
 def test_colours_rise_in_brightness_and_keep_to_their_range() -> None:
-    ramp = map_sheet.colours(np.linspace(-1, 3, 41, dtype=np.float32)[None], 0, 2)[0].astype(float)
+    ramp = drawing.colours(np.linspace(-1, 3, 41, dtype=np.float32)[None], 0, 2)[0].astype(float)
     brightness = ramp @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(brightness) >= 0).all()
     assert (np.diff(brightness)[10:30] > 0).all()
     assert (ramp[:10] == ramp[10]).all()
     assert (ramp[31:] == ramp[30]).all()
-    assert map_sheet.colours(np.ones((2, 2), np.float32), 1, 1).shape == (2, 2, 3)
+    assert drawing.colours(np.ones((2, 2), np.float32), 1, 1).shape == (2, 2, 3)
 
 
 def test_sources_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_sources_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
         == 0
     )
     page = decode_image(out.read_bytes())
-    assert page.shape[1] == 2 * map_sheet.MARGIN + 4 * (map_sheet.TILE + map_sheet.GAP) - map_sheet.GAP
+    assert page.shape[1] == 2 * drawing.MARGIN + 4 * (drawing.TILE + drawing.GAP) - drawing.GAP
 
 
 @pytest.mark.parametrize(
