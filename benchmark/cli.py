@@ -53,7 +53,7 @@ def run(
             help="Datasets, or all of the protocol's; the protocol's first by default.", metavar="D ..."
         ),
     ] = None,
-    detector: Annotated[str, typer.Option(help="yolov8.")] = "yolov8",
+    detector: Annotated[str, typer.Option(help="yolov8, faster_rcnn or dino.")] = "yolov8",
     protocol: Annotated[str, typer.Option(help="auto, paper-v1 or mini-v1.")] = "auto",
     seeds: Annotated[
         list[int] | None, typer.Option(help="Seeds; the protocol's by default.", metavar="S ...")
