@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,20 +21,13 @@ from benchmark import environment
 from benchmark.anomaly_data import SPLIT, read_truths
 from benchmark.anomaly_metrics import AnomalyMetrics, check_measurable, evaluate
 from benchmark.anomaly_outputs import Outputs
-from benchmark.anomaly_records import (
-    AnomalyCell,
-    AnomalyRecord,
-    find_record,
-    write_record,
-)
+from benchmark.anomaly_records import AnomalyCell, AnomalyRecord, find_record, write_record
 from benchmark.anomaly_tables import console, show_plan, show_result
 from benchmark.record_schema import DatasetUsed, StageCost
+from benchmark.run import check_writable
 from datasets_builders import registry
 from datasets_builders.errors import UserError
 from datasets_builders.storage import content_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VERSION = 1
 """Raised when the same inputs give other numbers."""
@@ -102,6 +95,7 @@ def run_anomaly(
     images, train = open_images(dataset, SPLIT), open_images(dataset, "train")
     truths = read_truths(images)
     check_measurable(truths)
+    check_writable(results, "results folder", "--results DIR")
     source = open_source(spec, seed=seeds[0], device=device, options=options)
     source.check(images)
     shots = shots if source.needs_normals else 0
