@@ -19,6 +19,7 @@ from agssp import recipes
 from baselines import artifacts, backbones
 from baselines.artifacts import Artifact, Made
 from baselines.backbones import Backbone
+from baselines.detectors import architecture
 from datasets_builders import corpus as corpora
 from datasets_builders.errors import UserError
 from datasets_builders.storage import content_key
@@ -284,7 +285,10 @@ def _backbone(request: Request, corpus: str, maps: Stage | None, init: LocalWeig
             workers=request.workers,
             on_event=feed,
         )
-        return Made({**_training(result), "lambda": result.distillation_weight}, result.seconds)
+        return Made(
+            {**_training(result), "lambda": result.distillation_weight, "precision": result.precision},
+            result.seconds,
+        )
 
     guided = " guided by the maps" if maps is not None else ""
     title = f"{request.backbone.id} backbone by {request.method} on {corpus}{guided}"
@@ -293,6 +297,7 @@ def _backbone(request: Request, corpus: str, maps: Stage | None, init: LocalWeig
 
 def _detector(request: Request, corpus: str, boxes: Stage, backbone: Stage) -> Stage:
     recipe = recipes.detector_pretraining(request.recipes, request.backbone.name, request.detector)
+    numbers = architecture(request.detector, recipe.size)
 
     def settings() -> dict[str, Any]:
         from agssp.detector_pretraining import STAGE_VERSION
@@ -301,6 +306,7 @@ def _detector(request: Request, corpus: str, boxes: Stage, backbone: Stage) -> S
             "version": STAGE_VERSION,
             "detector": request.detector,
             "neck": request.backbone.neck,
+            **({"architecture": numbers} if numbers is not None else {}),
             "recipe": recipe.model_dump(mode="json"),
             "seed": request.seed,
         }
