@@ -224,12 +224,13 @@ def in_a_process(work: Callable[[], None]) -> int:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 def test_killed_five_times_it_ends_the_same(whole: Path, tmp_path: Path) -> None:
     """Runs in a fresh interpreter, which has no threads yet and so may fork."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["killed"] * 5 + ["died", "done"]
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
@@ -248,6 +249,9 @@ def kill_at_random_moments(folder: Path, seed: int = 0) -> None:
     import signal
     import time
 
+    import datasets  # noqa: F401 - once here, not in every process
+
+    open_source("random")
     mapping.BLOCK = 4
     chance = random.Random(seed)
 
@@ -257,8 +261,10 @@ def kill_at_random_moments(folder: Path, seed: int = 0) -> None:
     for _ in range(5):
         inlet, outlet = os.pipe()
         process = in_a_process(lambda outlet=outlet: run(folder / "killed", lambda: os.write(outlet, b".")))
+        os.close(outlet)
         for _ in range(chance.randint(1, 9)):
-            os.read(inlet, 1)
+            assert os.read(inlet, 1), "it ended by itself"
+        os.close(inlet)
         time.sleep(chance.uniform(0, 0.02))
         os.kill(process, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(process, 0)[1])
