@@ -278,7 +278,7 @@ def pretrain_backbone(
 def pretrain_detector(
     backbone: Backbone,
     out: Out,
-    detector: Annotated[str, typer.Option(help="yolov8.")] = "yolov8",
+    detector: Annotated[str, typer.Option(help="yolov8, faster_rcnn or dino.")] = "yolov8",
     method: Method = "cls",
     recipes: Recipes = "mini-v1",
     corpus: Corpus = None,

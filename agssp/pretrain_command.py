@@ -142,9 +142,17 @@ def _show(chain: list[Stage], corpus: str, out: Path) -> None:
 def _detector(made: Artifact, backbone: Backbone) -> dict[str, Any]:
     """Returns the configuration of the detector that a stage has trained."""
     inputs: dict[str, Any] = made.manifest.inputs
-    recipe = recipes.DetectorPretraining.model_validate(inputs["recipe"]).model_dump()
-    settings = {name: recipe[name] for name in ("test", "losses", "assigner", "size") if name in recipe}
-    return detector_config(inputs["detector"], backbone, num_classes=1, **settings)
+    recipe = recipes.DetectorPretraining.model_validate(inputs["recipe"])
+    settings = recipe.model_dump()
+    return detector_config(
+        inputs["detector"],
+        backbone,
+        num_classes=1,
+        test=settings["test"],
+        losses=settings["losses"],
+        assigner=settings["assigner"],
+        size=recipe.size,
+    )
 
 
 def _facts(request: Request, corpus: str, made: list[Artifact]) -> dict[str, str]:

@@ -235,3 +235,87 @@ def run_app(arguments: list[str]) -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return 0
+@app.command()
+def explain(
+    record: Annotated[Path, typer.Argument(help="A record: record.json, or its folder.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Another record of the same data, to stand beside it.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=100, help="Without --ids: number of images.")] = 6,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(help="Images; those where the records differ most by default.", metavar="ID ..."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Score from which on detections count; of each record's best F1 by default."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the record; those that its training left here by default.")
+    ] = None,
+    against_weights: Annotated[Path | None, typer.Option(help="Of the other record.")] = None,
+    detections_only: Annotated[
+        bool, typer.Option("--detections-only", help="Leave the attention maps out; needs no weights.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Orders images between which nothing decides.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw where a record's detector looks and what it finds, beside another's (the paper's Fig. 4)."""
+    from benchmark.explain import explain as draw
+
+    if against is None and against_weights is not None:
+        raise UserError("--against-weights has no meaning without --against RECORD.")
+    outcome = draw(
+        [record] if against is None else [record, against],
+        out,
+        number=images,
+        ids=ids or [],
+        threshold=threshold,
+        weights=[weights] if against is None else [weights, against_weights],
+        detections_only=detections_only,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(outcome)
+    else:
+        typer.echo(f"wrote {out}: {len(outcome['images'])} images")
+
+
+@app.command()
+def efficiency(
+    record: Annotated[
+        Path | None, typer.Argument(help="A record: record.json, or its folder. Or name a detector:")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="csp_darknet, resnet, swin or lite0; with a size: swin:tiny.")
+    ] = None,
+    detector: Annotated[str, typer.Option(help="yolov8, faster_rcnn or dino.")] = "yolov8",
+    protocol: Annotated[str, typer.Option(help="Gives the detector's settings.")] = "paper-v1",
+    classes: Annotated[int, typer.Option(min=1, max=1000, help="Number of classes.")] = 6,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the input; the record's or protocol's by default.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Measure what a detector costs: parameters, FLOPs, memory, images per second (the paper's Table 6)."""
+    from benchmark.efficiency import describe, measure, of_names, of_record
+    from benchmark.planning import resolve_device
+    from benchmark.records import read_record
+
+    if (record is None) == (backbone is None):
+        raise UserError("Name either a RECORD or a detector: python -m benchmark efficiency --backbone swin")
+    if record is not None:
+        subject = of_record(read_record(record), image_size)
+    else:
+        subject = of_names(str(backbone), detector, protocol, classes, image_size)
+    found = measure(subject, resolve_device(device.value))
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo("\n".join(describe(found)))
+
+

@@ -98,7 +98,7 @@ def verify_anomaly(path: Path) -> Verification:
             return Verification(
                 path, Verdict.DIFFERENT, ("its file does not hold the outputs that the record names",)
             )
-        _check_fingerprint(record.dataset)
+        check_fingerprint(record.dataset)
         images = open_images(record.dataset.name, SPLIT)
         if tuple(images.ids) != outputs.image_ids:
             return Verification(path, Verdict.DIFFERENT, ("its outputs are not of the dataset's images",))
@@ -121,7 +121,12 @@ def _numbers(value: Any, name: str = "metrics") -> dict[str, float | None]:
     return {place: n for key, item in parts for place, n in _numbers(item, f"{name}.{key}").items()}
 
 
-def _check_fingerprint(dataset: DatasetUsed) -> None:
+def check_fingerprint(dataset: DatasetUsed) -> None:
+    """Makes sure that the data on this machine are those of a record.
+
+    Raises:
+        UserError: They are not.
+    """
     here = datasets_builders.fingerprint(dataset.name)
     if here != dataset.fingerprint:
         raise UserError(
@@ -131,7 +136,7 @@ def _check_fingerprint(dataset: DatasetUsed) -> None:
 
 
 def _ground_truth(record: Record) -> GroundTruth:
-    _check_fingerprint(record.dataset)
+    check_fingerprint(record.dataset)
     return GroundTruth.from_dataset(datasets_builders.load(record.dataset.name, "validation"))
 
 
