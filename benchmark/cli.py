@@ -214,27 +214,6 @@ def verify(
     raise typer.Exit(verify_paths(records))
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def run_app(arguments: list[str]) -> int:
-    """Runs a command line.
-
-    Args:
-        arguments: Its words, without the program's name.
-
-    Returns:
-        Exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted.
-    """
-    try:
-        app(arguments, prog_name="python -m benchmark")
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 @app.command()
 def explain(
     record: Annotated[Path, typer.Argument(help="A record: record.json, or its folder.")],
@@ -319,3 +298,24 @@ def efficiency(
         typer.echo("\n".join(describe(found)))
 
 
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def run_app(arguments: list[str]) -> int:
+    """Runs a command line.
+
+    Args:
+        arguments: Its words, without the program's name.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+    """
+    try:
+        app(arguments, prog_name="python -m benchmark")
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
