@@ -116,16 +116,73 @@ def list_(as_json: Json = False) -> None:
         print_inventory(inventory())
 
 
-@app.command()
-def report(results: Results = RESULTS, as_json: Json = False) -> None:
-    """Show the records of a results folder, mean and standard error over seeds."""
-    from benchmark.report import print_rows, rows
+class Layout(StrEnum):
+    """Forms of a table."""
 
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+    HTML = "html"
+
+
+@app.command()
+def report(
+    results: Results = RESULTS,
+    layout: Annotated[
+        Layout | None,
+        typer.Option("--format", help="Print the paper's Table 2 layout, with the paper's own numbers."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Mode to compare every row with: intervals, groups, ranks; seconds a record."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the records of a results folder, mean and standard error over seeds."""
+    from benchmark.rows import rows
+
+    if layout is not None and as_json:
+        raise UserError("--format and --json exclude each other.")
     found = rows(results)
-    if as_json:
-        _print_json([row.to_dict() for row in found])
+    analysis = None
+    if against is not None:
+        from benchmark.analysis import analyse
+
+        analysis = analyse(found, against)
+    if layout is not None:
+        from benchmark.tables import FORMATS, build
+
+        tables = build(found, against, analysis.comparisons if analysis else ())
+        typer.echo(FORMATS[layout.value](tables), nl=False)
+    elif as_json:
+        entries = [row.to_dict() for row in found]
+        _print_json({"rows": entries} | analysis.to_dict() if analysis else entries)
     else:
+        from benchmark.report import print_analysis, print_rows
+
         print_rows(found)
+        if analysis:
+            print_analysis(analysis)
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="A record, a folder of records, or words: backbone=swin,mode=agssp.")
+    ],
+    b: Annotated[str, typer.Argument(help="The same for the other row.")],
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Say whether row A differs from row B: difference, 95 % interval, classes, and a verdict in plain words."""
+    from benchmark.compare import compare as compare_rows
+    from benchmark.report import print_comparison
+
+    found = compare_rows(results, a, b)
+    if as_json:
+        _print_json([entry.to_dict() for entry in found])
+    else:
+        print_comparison(found)
 
 
 @app.command()

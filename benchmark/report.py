@@ -1,129 +1,18 @@
-"""The records of a results folder as rows: mean and standard error over seeds."""
+"""What `report` shows on the terminal."""
 
 from __future__ import annotations
 
 import itertools
-import logging
-import math
-import statistics
-from collections import defaultdict
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from benchmark.records import Quarantined, Record, iter_records
-from datasets_builders.errors import UserError
+from benchmark.rows import Row
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-@dataclass(frozen=True)
-class Row:
-    """All seeds of one cell.
-
-    Attributes:
-        protocol: Such as `mini-v1`.
-        dataset: Name.
-        detector: Name.
-        backbone: `name:variant`.
-        method: How the backbone was pretrained.
-        mode: Such as `scratch`.
-        maps: Source of the anomaly maps that guided the pretraining, or None.
-        corpus: What it was pretrained on by this project's stages, or None.
-        seeds: Seeds, ascending.
-        map50: Mean of mAP@.5 at the last epoch, in percent.
-        map50_error: Standard error of that mean; None with a single seed.
-        map50_95: Mean of mAP@.5:.95 at the last epoch.
-        map50_95_error: Its standard error.
-        best_map50: Mean of mAP@.5 at the best epoch: the paper's choice, and optimistic.
-        parameters: Trainable parameters.
-        seconds: Mean wall time of finetuning.
-    """
-
-    protocol: str
-    dataset: str
-    detector: str
-    backbone: str
-    method: str
-    mode: str
-    maps: str | None
-    corpus: str | None
-    seeds: tuple[int, ...]
-    map50: float
-    map50_error: float | None
-    map50_95: float
-    map50_95_error: float | None
-    best_map50: float
-    parameters: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the row for JSON."""
-        return asdict(self)
-
-
-def rows(results: Path) -> list[Row]:
-    """Reads a results folder.
-
-    Two records of one cell and seed under different inputs (another dataset version, say) are never averaged: they
-    make two rows.
-
-    Raises:
-        UserError: No record is there.
-    """
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    damaged: list[Quarantined] = []
-    for found in iter_records(results):
-        if isinstance(found, Quarantined):
-            damaged.append(found)
-            continue
-        record = found.record
-        cell = record.cell
-        key = (
-            record.protocol.id,
-            cell.dataset,
-            cell.detector,
-            f"{cell.backbone}:{cell.variant}",
-            cell.method,
-            cell.mode,
-            record.row_key,
-        )
-        groups[key].append(record)
-    for quarantined in damaged:
-        logging.getLogger(__name__).warning("left out: %s", quarantined.reason)
-    if not groups:
-        raise UserError(
-            f"No records in {results}. Make one: python -m benchmark run --backbone csp_darknet --mode scratch"
-        )
-    return [_row(key, group) for key, group in sorted(groups.items())]
-
-
-def _row(key: tuple[str, ...], records: list[Record]) -> Row:
-    protocol, dataset, detector, backbone, method, mode, _ = key
-    pretraining = records[0].pretraining
-    map50 = [record.last.metrics.map50 for record in records]
-    map50_95 = [record.last.metrics.map50_95 for record in records]
-    return Row(
-        protocol=protocol,
-        dataset=dataset,
-        detector=detector,
-        backbone=backbone,
-        method=method,
-        mode=mode,
-        maps=pretraining.maps if pretraining else None,
-        corpus=pretraining.corpus if pretraining else None,
-        seeds=tuple(sorted(record.cell.seed for record in records)),
-        map50=statistics.fmean(map50),
-        map50_error=standard_error(map50),
-        map50_95=statistics.fmean(map50_95),
-        map50_95_error=standard_error(map50_95),
-        best_map50=statistics.fmean(record.best.metrics.map50 for record in records),
-        parameters=records[0].parameters,
-        seconds=statistics.fmean(record.cost["finetune"].seconds for record in records),
-    )
-
-
-def standard_error(values: list[float]) -> float | None:
-    """Returns the standard error of the mean; None for fewer than two values."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    from benchmark.analysis import Analysis
+    from benchmark.compare import Comparison
+    from benchmark.statistics.difference import Difference
 
 
 def print_rows(found: list[Row]) -> None:
@@ -157,3 +46,85 @@ def print_rows(found: list[Row]) -> None:
 
 def _with_error(mean: float, error: float | None) -> str:
     return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
+
+
+def print_analysis(analysis: Analysis) -> None:
+    """Prints differences to the baseline, what each dataset can tell apart, and ranks."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not analysis.comparisons:
+        console.print(f"No row has a row of mode {analysis.against} beside it.")
+    table = _differences(f"Difference to {analysis.against}, mAP@.5", "row", "dataset")
+    for entry in analysis.comparisons:
+        place = f"{entry.a.dataset}, {entry.a.protocol}"
+        table.add_row(escape(entry.a.title), place, *_shown(entry.metrics["map50"], entry.adjusted["map50"]))
+    if analysis.comparisons:
+        console.print(table)
+    if any(entry.metrics["map50"].seed_error is None for entry in analysis.comparisons):
+        console.print("Where a row has one seed, the scatter of training is not in the interval.")
+    for block in analysis.blocks:
+        console.print(f"\n[bold]{block.dataset}, {block.protocol}[/]", soft_wrap=True)
+        for group in block.groups:
+            words = "cannot be told apart: " if len(group) > 1 else "differs from all others: "
+            if len(block.groups) > 1 or len(group) > 1:
+                console.print(escape(f"  {words}{'; '.join(group)}"), soft_wrap=True)
+        if block.smallest is not None:
+            held = "" if block.seeds_known else " (images alone: a row has one seed)"
+            console.print(f"  found in 4 of 5 comparisons: {block.smallest:.1f} points{held}", soft_wrap=True)
+    for protocol, entries in analysis.standings.items():
+        table = Table(title=f"All datasets, {protocol}, mAP@.5", title_justify="left", box=None)
+        for column in ("row", "mean of the middle half", "95 %", "mean rank", "95 %"):
+            table.add_column(column, justify="left" if column == "row" else "right")
+        for title, standing in entries.items():
+            iqm, ranks = standing.iqm_interval, standing.rank_interval
+            table.add_row(
+                escape(title),
+                f"{standing.iqm:.1f}",
+                f"{iqm[0]:.1f} to {iqm[1]:.1f}",
+                f"{standing.rank:.1f}",
+                f"{ranks[0]:.1f} to {ranks[1]:.1f}",
+            )
+        console.print(table)
+
+
+def print_comparison(found: list[Comparison]) -> None:
+    """Prints the comparison of two rows, one part a dataset."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    for entry in found:
+        console.print(f"[bold]{entry.a.dataset}, {entry.a.protocol}[/]", soft_wrap=True)
+        for name, row in (("A", entry.a), ("B", entry.b)):
+            seeds = " ".join(map(str, row.seeds))
+            numbers = f"mAP@.5 {_with_error(row.map50, row.map50_error)}, "
+            numbers += f"mAP@.5:.95 {_with_error(row.map50_95, row.map50_95_error)}"
+            console.print(
+                escape(f"  {name}: {row.detector} {row.title}, seeds {seeds}: {numbers}"), soft_wrap=True
+            )
+        table = _differences("", "A less B")
+        for metric, label in (("map50", "mAP@.5"), ("map50_95", "mAP@.5:.95")):
+            table.add_row(label, *_shown(entry.metrics[metric], entry.adjusted[metric]))
+        for name, one in entry.classes.items():
+            table.add_row(escape(f"AP@.5 {name}"), *_shown(one, entry.classes_adjusted.get(name)))
+        console.print(table)
+        console.print(f"  {entry.verdict()}\n", soft_wrap=True)
+
+
+def _differences(title: str, *names: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    for column in (*names, "difference", "95 % interval", "p (Holm)"):
+        table.add_column(column, justify="left" if column in names else "right", no_wrap=column not in names)
+    return table
+
+
+def _shown(found: Difference | None, adjusted: float | None) -> tuple[str, str, str]:
+    if found is None or adjusted is None:
+        return "-", "too few objects", "-"
+    p = "<0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    return f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", p

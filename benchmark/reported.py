@@ -44,7 +44,7 @@ class ReportedRow:
 
 def reported_rows() -> list[ReportedRow]:
     """Returns the paper's Table 2, Table 3 and Figure 6e, in its order."""
-    cells: dict[tuple[str, ...], dict[str, float]] = {}
+    cells: dict[tuple[str, str, str, str, str], dict[str, float]] = {}
     with PAPER.open(encoding="utf-8", newline="") as file:
         for entry in csv.DictReader(file):
             if entry["table"] in _TABLES:
@@ -52,4 +52,4 @@ def reported_rows() -> list[ReportedRow]:
                 backbone = _BACKBONES[entry["backbone"]]
                 cell = (dataset, entry["detector"], backbone, entry["method"], entry["mode"])
                 cells.setdefault(cell, {})[entry["metric"]] = float(entry["value"])
-    return [ReportedRow(*cell, **values) for cell, values in cells.items()]
+    return [ReportedRow(*cell, values["map50"], values["map50_95"]) for cell, values in cells.items()]

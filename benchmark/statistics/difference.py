@@ -93,7 +93,7 @@ def difference(a: Scores, b: Scores, images: int) -> Difference | None:
             squares += (float(row.points.var(ddof=1)) / seeds) ** 2 / (seeds - 1)
     value, variance = a.mean - b.mean, from_images + from_seeds
     error = math.sqrt(variance)
-    degrees = variance**2 / squares if squares > 0 else math.inf
+    degrees = variance**2 / squares if squares > 0 else float(images - 1)
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * error
     p = float(2 * stats.t.sf(abs(value) / error, degrees)) if error > 0 else float(value == 0)
     known = min(len(a.points), len(b.points)) > 1

@@ -1,0 +1,165 @@
+"""What a results folder says: every row against its baseline, which rows cannot be told apart, where each stands."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmark.compare import Comparison, RowScores, baseline_of, compare_pairs, score_row
+from benchmark.rows import Row
+from benchmark.statistics.difference import LEVEL, difference, holm, separable_groups
+from benchmark.statistics.ranking import Standing, standings
+from datasets_builders.errors import UserError
+
+METRIC = "map50"
+"""By which rows are grouped and ranked: the paper's first."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows on one dataset under one protocol.
+
+    Attributes:
+        protocol: Such as `mini-v1`.
+        dataset: Name.
+        groups: Titles of rows that cannot be told apart, best first; a row may be in several.
+        smallest: The smallest difference of mAP@.5 found with 80 % probability, median over pairs of rows; None where
+            there is one row, or too few seeds to say.
+        seeds_known: Whether every row has two seeds or more; if not, `smallest` and the groups hold images alone.
+    """
+
+    protocol: str
+    dataset: str
+    groups: list[tuple[str, ...]]
+    smallest: float | None
+    seeds_known: bool
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that `report --against` says.
+
+    Attributes:
+        against: Mode of the baseline.
+        comparisons: Every row that has a baseline, less that baseline.
+        blocks: By protocol and dataset.
+        standings: For each protocol with two datasets or more, by title: techniques that are on all of them.
+    """
+
+    against: str
+    comparisons: list[Comparison]
+    blocks: list[Block]
+    standings: dict[str, dict[str, Standing]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {
+            "against": self.against,
+            "comparisons": [entry.to_dict() for entry in self.comparisons],
+            "blocks": [asdict(block) for block in self.blocks],
+            "standings": {
+                protocol: {title: asdict(standing) for title, standing in entries.items()}
+                for protocol, entries in self.standings.items()
+            },
+        }
+
+
+def analyse(found: Sequence[Row], against: str) -> Analysis:
+    """Reads the detections of all rows and compares them; takes seconds a record.
+
+    Args:
+        found: All rows of a results folder.
+        against: Mode of the baseline.
+
+    Raises:
+        UserError: No row has that mode, or a record's detections or dataset are missing.
+    """
+    if not any(row.mode == against for row in found):
+        modes = ", ".join(sorted({row.mode for row in found}))
+        raise UserError(f"No row has the mode {against!r}. Modes of these records: {modes}.")
+    scores: dict[str, RowScores] = {}
+
+    def scores_of(row: Row) -> RowScores:
+        key = row.records[0].record.row_key
+        if key not in scores:
+            scores[key] = score_row(row)
+        return scores[key]
+
+    blocks: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in found:
+        blocks[row.block].append(row)
+    pairs = [
+        (row, baseline)
+        for group in blocks.values()
+        for row in group
+        if (baseline := baseline_of(row, group, against)) is not None
+    ]
+    return Analysis(
+        against=against,
+        comparisons=compare_pairs(pairs, scores_of),
+        blocks=[_block(group, [scores_of(row) for row in group]) for group in blocks.values()],
+        standings=_standings(blocks, scores_of),
+    )
+
+
+def _block(group: Sequence[Row], scores: Sequence[RowScores]) -> Block:
+    names = titles(group)
+    order = sorted(range(len(group)), key=lambda i: -scores[i].metrics[METRIC].mean)
+    pairs = list(itertools.combinations(order, 2))
+    found = [
+        difference(scores[i].metrics[METRIC], scores[j].metrics[METRIC], scores[i].images) for i, j in pairs
+    ]
+    known = [(pair, entry) for pair, entry in zip(pairs, found, strict=True) if entry is not None]
+    adjusted = holm([entry.p for _, entry in known])
+    apart = {pair for (pair, _), p in zip(known, adjusted, strict=True) if p < LEVEL}
+    smallest = [entry.smallest for _, entry in known]
+    defined = [value for value in smallest if value is not None]
+    return Block(
+        protocol=group[0].protocol,
+        dataset=group[0].dataset,
+        groups=separable_groups(
+            [names[i] for i in order], [(names[i], names[j]) for i, j in pairs if (i, j) not in apart]
+        ),
+        smallest=statistics.median(defined) if defined else None,
+        seeds_known=all(len(row.seeds) > 1 for row in group),
+    )
+
+
+def _standings(
+    blocks: Mapping[tuple[str, str, str], Sequence[Row]], scores_of: Callable[[Row], RowScores]
+) -> dict[str, dict[str, Standing]]:
+    """Ranks, for each protocol, the techniques that are once on each of its datasets."""
+    result = {}
+    for protocol in dict.fromkeys(protocol for protocol, _, _ in blocks):
+        groups = [group for (name, _, _), group in blocks.items() if name == protocol]
+        counts = [Counter(row.technique for row in group) for group in groups]
+        everywhere = [row for row in groups[0] if all(count[row.technique] == 1 for count in counts)]
+        if len(groups) < 2 or len(everywhere) < 2:
+            continue
+        table = [
+            [scores_of(next(row for row in group if row.technique == one.technique)) for group in groups]
+            for one in everywhere
+        ]
+        found = standings(
+            [[scores.metrics[METRIC] for scores in line] for line in table],
+            [scores.images for scores in table[0]],
+        )
+        named = zip(titles(everywhere), found, strict=True)
+        result[protocol] = dict(sorted(named, key=lambda entry: entry[1].rank))
+    return result
+
+
+def titles(found: Sequence[Row]) -> list[str]:
+    """Names rows for people, each differently."""
+    several = len({row.detector for row in found}) > 1
+    plain = [f"{row.detector} {row.title}" if several else row.title for row in found]
+    seen: Counter[str] = Counter()
+    names = []
+    for title in plain:
+        seen[title] += 1
+        names.append(title if seen[title] == 1 else f"{title} #{seen[title]}")
+    return names
