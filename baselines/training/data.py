@@ -195,8 +195,8 @@ class _Either:
 def test_pipeline(image_size: int) -> list[Any]:
     """Returns the transforms of evaluation: letterbox to a square of `image_size` pixels."""
     return [
-        LetterResize(scale=(image_size, image_size), allow_scale_up=False, pad_val={"img": _GREY}),
         LoadAnnotations(with_bbox=True),
+        LetterResize(scale=(image_size, image_size), allow_scale_up=False, pad_val={"img": _GREY}),
         _height_and_width,
         PackDetInputs(meta_keys=_META),
     ]
