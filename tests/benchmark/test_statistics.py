@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmark.detections import Detections
+from benchmark.evaluate import GroundTruth, evaluate
 from benchmark.statistics.difference import (
     Difference,
     Scores,
@@ -19,7 +21,7 @@ from benchmark.statistics.difference import (
     smallest_difference,
 )
 from benchmark.statistics.ranking import draw_means, iqm, rank, standings
-from benchmark.statistics.resampling import draw_images
+from benchmark.statistics.resampling import MatchedSplit, draw_images, mean_ap
 
 
 def scores(per_image: np.ndarray, draws: np.ndarray) -> Scores:
@@ -202,3 +204,49 @@ def test_a_clearly_better_row_ranks_first_and_equal_rows_share_their_intervals()
     assert first.iqm_interval[0] > second.iqm_interval[1]
     assert second.rank_interval[0] < third.rank_interval[1]
     assert third.rank_interval[0] < second.rank_interval[1]
+
+
+def _answers(rng: np.random.Generator, images: int) -> tuple[GroundTruth, Detections, Detections]:
+    """Two detectors on new images: objects that are hard for one are hard for the other, A finds more of them."""
+    ids = [f"{i:05d}" for i in range(images)]
+    counts = rng.integers(0, 5, images)
+    counts[0] = 2
+    hard = [rng.normal(0, 1, count) for count in counts]
+    boxes = [np.stack([[100 * k, 0, 50, 50] for k in range(5)])[:count] for count in counts]
+    labels = [np.zeros(count, int) for count in counts]
+    truth = GroundTruth.from_images(["pit"], ids, np.full((images, 2), 600), boxes, labels)
+    both = []
+    for skill in (0.9, 0.5):
+        corners, scores = [], []
+        for i in range(images):
+            seen = hard[i] + rng.normal(0, 0.7, counts[i]) < skill
+            right = boxes[i][seen] + rng.uniform(0, 12, (seen.sum(), 1)) * [1, 0, 0, 0]
+            wrong = np.stack([[100 * k, 200, 50, 50] for k in range(5)])[: rng.poisson(0.7)]
+            found = np.concatenate([right, wrong])
+            corners.append(found + np.concatenate([np.zeros_like(found[:, :2]), found[:, :2]], axis=1))
+            strength = np.concatenate([rng.normal(1, 1, len(right)), rng.normal(0, 1, len(wrong))])
+            scores.append(1 / (1 + np.exp(-strength)))
+        kinds = [np.zeros(len(part), int) for part in scores]
+        both.append(Detections.from_images(["pit"], ids, corners, scores, kinds))
+    return truth, both[0], both[1]
+
+
+def _map50(truth: GroundTruth, detections: Detections, draws: np.ndarray) -> Scores:
+    weights = np.concatenate([np.ones((1, draws.shape[1]), draws.dtype), draws])
+    values = mean_ap(MatchedSplit.of(truth, detections).average_precision(weights))[:, :1]
+    return Scores(values[0], values[1:])
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_difference_of_map_holds_the_populations() -> None:
+    rng = np.random.default_rng(11)
+    population, *both = _answers(rng, 20_000)
+    truth = evaluate(population, both[0]).map50 - evaluate(population, both[1]).map50
+    images, experiments, inside = 100, 300, 0
+    draws = draw_images(images, 200)
+    for _ in range(experiments):
+        sample, a, b = _answers(rng, images)
+        mine = found(_map50(sample, a, draws), _map50(sample, b, draws), images)
+        inside += mine.low <= truth <= mine.high
+    # 300 experiments know a coverage of 95 % to 1.3 points.
+    assert 0.92 <= inside / experiments <= 0.98
