@@ -96,9 +96,14 @@ def explain(
         for number, place in enumerate(chosen)
     ]
     names = [] if detections_only else _stage_names()
-    how = "" if ids or len(sides) == 1 else f", the {len(chosen)} whose F1 differs most"
-    title = f"{records[0].dataset.name}, validation: {len(chosen)} of {len(rows)} images{how}"
-    page = sheet(examples, [_heading(side) for side in sides], names, title)
+    how = "by name" if ids else "by lot" if len(sides) == 1 else "those whose F1 differs most"
+    page = sheet(
+        examples,
+        [_heading(side) for side in sides],
+        names,
+        f"{records[0].dataset.name}, validation",
+        f"{len(chosen)} of {len(rows)} images: {how}",
+    )
     try:
         with atomic_file(out) as temporary:
             page.save(temporary, format="PNG")
@@ -163,11 +168,13 @@ def _stage_names() -> list[str]:
 
 def _heading(side: Side) -> Heading:
     counts = _counts(side)
-    facts = (
-        f"mAP@.5 {side.record.last.metrics.map50:.1f}   ·   scores from {side.threshold:.2f}   ·   whole split:"
-        f" TP {counts['right']}  FP {counts['wrong']}  FN {counts['missed']}  F1 {counts['f1']:.2f}"
+    return Heading(
+        side.record.cell.folder.replace("_", " "),
+        (
+            f"mAP@.5 {side.record.last.metrics.map50:.1f}   ·   scores from {side.threshold:.2f}",
+            f"whole split: TP {counts['right']}  FP {counts['wrong']}  FN {counts['missed']}  F1 {counts['f1']:.2f}",
+        ),
     )
-    return Heading(side.record.cell.folder.replace("_", " "), facts)
 
 
 def _counts(side: Side) -> dict[str, Any]:

@@ -28,8 +28,10 @@ from agssp.drawing import (
 
 # Of the palette of Okabe and Ito, told apart with every kind of colour vision; missed objects are dashed as well.
 RIGHT, WRONG, MISSED, OBJECT = "#56b4e9", "#d55e00", "#f0e442", "#eef2f6"
-_HEADER, _CAPTION, _TITLE, _LEGEND = 72, 24, 40, 26
+_HEADER, _CAPTION, _TITLE, _LEGEND = 88, 24, 58, 26
 _DASH = 5
+# Labels of more wrong detections would hide the image.
+_NAMED_WRONG = 4
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands above a record's columns."""
+    """What stands above a record's columns: its name, and two lines of numbers."""
 
     title: str
-    facts: str
+    facts: tuple[str, str]
 
 
 def sheet(
-    examples: Sequence[Example], headings: Sequence[Heading], stages: Sequence[str], title: str
+    examples: Sequence[Example],
+    headings: Sequence[Heading],
+    stages: Sequence[str],
+    title: str,
+    subtitle: str,
 ) -> Image.Image:
     """Draws the sheet.
 
@@ -101,6 +107,7 @@ def sheet(
         headings: One a record.
         stages: Names of the attention maps; empty where they are not drawn.
         title: Of the page.
+        subtitle: Which images these are.
     """
     group = len(stages) + 1
     width = 2 * MARGIN + _left(1 + group * len(headings)) - GAP
@@ -113,15 +120,17 @@ def sheet(
         pen.text(place, shortened(text, size, room), font=typeface(size), fill=colour)
 
     write(title, (MARGIN, MARGIN - 4), 22, width - 2 * MARGIN)
+    write(subtitle, (MARGIN, MARGIN + 26), 13, width - 2 * MARGIN, FAINT)
     _legend(page, (MARGIN, MARGIN + _TITLE - 6), bool(stages))
-    write("objects", (MARGIN, top + 46), 14, TILE)
+    write("objects", (MARGIN, top + 62), 14, TILE)
     for number, heading in enumerate(headings):
         x, room = MARGIN + _left(1 + group * number), _left(group) - GAP
         pen.line((x, top + 2, x + room, top + 2), fill=FAINT)
         write(heading.title, (x, top + 6), 16, room)
-        write(heading.facts, (x, top + 27), 12, room, FAINT)
+        for line, fact in enumerate(heading.facts):
+            write(fact, (x, top + 27 + 16 * line), 12, room, FAINT)
         for place, name in enumerate([*stages, "detections"]):
-            write(name, (x + _left(place), top + 46), 14, TILE)
+            write(name, (x + _left(place), top + 62), 14, TILE)
     for row, example in enumerate(examples):
         y = top + _HEADER + row * row_height
         for column, panel in enumerate(_panels(example)):
@@ -179,23 +188,27 @@ def _panels(example: Example) -> Iterator[Image.Image]:
 
 
 def _detections(pixels: Pixels, answer: Answer) -> Image.Image:
-    """Draws what was detected and, on top, what was missed."""
+    """Draws what was detected and what was missed, with the names of all but the less sure wrong ones."""
     tile = picture_tile(pixels)
     pen = ImageDraw.Draw(tile)
     size = pixels.shape[1], pixels.shape[0]
-    drawn: list[tuple[Rectangle, str, str]] = []
-    for boxes, colour in ((answer.right, RIGHT), (answer.wrong, WRONG), (answer.missed, MISSED)):
-        for place, label in zip(places_on_tile(boxes.corners, size), boxes.labels, strict=True):
-            drawn.append((place, label, colour))
-    # In this order missed objects, whose dashes hide nothing, lie on top.
-    for place, _, colour in drawn:
-        if colour == MISSED:
-            _dashed(pen, place, colour)
-        else:
-            pen.rectangle(place, outline=colour, width=2)
-    if drawn:
-        places, labels, backgrounds = (list(column) for column in zip(*drawn, strict=True))
-        draw_labels(tile, places, labels, backgrounds)
+    right, wrong, missed = (
+        places_on_tile(boxes.corners, size) for boxes in (answer.right, answer.wrong, answer.missed)
+    )
+    # What lies on top is what was found, the surest last, and what was missed, whose dashes hide little.
+    for place in reversed(wrong):
+        pen.rectangle(place, outline=WRONG, width=2)
+    for place in reversed(right):
+        pen.rectangle(place, outline=RIGHT, width=2)
+    for place in missed:
+        _dashed(pen, place, MISSED)
+    named = wrong[:_NAMED_WRONG]
+    draw_labels(
+        tile,
+        [*right, *missed, *named],
+        [*answer.right.labels, *answer.missed.labels, *answer.wrong.labels[:_NAMED_WRONG]],
+        [RIGHT] * len(right) + [MISSED] * len(missed) + [WRONG] * len(named),
+    )
     return tile
 
 

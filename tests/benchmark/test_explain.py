@@ -242,7 +242,9 @@ def test_boxes_have_the_colours_of_the_legend() -> None:
 
     answer = Answer((), box(20, 20, 80, 80), box(120, 20, 200, 80), box(20, 140, 100, 200))
     grey = np.full((TILE, TILE, 3), 128, np.uint8)
-    page = np.asarray(sheet([Example("a", grey, none, (answer,))], [Heading("one", "facts")], [], "title"))
+    page = np.asarray(
+        sheet([Example("a", grey, none, (answer,))], [Heading("one", ("facts", "more"))], [], "title", "some")
+    )
     left, top = 2 * MARGIN - MARGIN + TILE + 10, page.shape[0] - MARGIN - 10 - 24 - TILE
     tile = page[top : top + TILE, left : left + TILE]
     assert tuple(tile[79, 50]) == ImageColor.getrgb(RIGHT)
