@@ -7,7 +7,7 @@ RESULTS ?= results-local
 .PHONY: help setup setup-dev demo test lint leaderboard performance clean
 
 help:
-	@echo "make demo         set up, then train and evaluate a first detector (about five minutes on 2 cores)"
+	@echo "make demo         set up, then pretrain, finetune and evaluate a first detector (about ten minutes on 2 cores)"
 	@echo "make test         set up, then run lint, types and all tests"
 	@echo "make lint         ruff (format and lint) and mypy"
 	@echo "make leaderboard  open the leaderboard on http://localhost:8501"
@@ -28,7 +28,7 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 demo: setup
-	$(BIN)/python -m benchmark run --backbone swin --mode scratch --protocol mini-v1 --seeds 0 --results $(RESULTS)
+	$(BIN)/python -m benchmark run --backbone swin --mode agssp --protocol mini-v1 --seeds 0 --results $(RESULTS)
 	$(BIN)/python -m benchmark report --results $(RESULTS)
 
 lint: setup-dev
