@@ -143,6 +143,25 @@ def test_openmmlabs_detector(detector, monkeypatch) -> None:
     assert checkpoint["meta"]["dataset_meta"] == {"classes": ["defect"]}
 
 
+@pytest.mark.parametrize(("name", "plain"), [("faster_rcnn", "FasterRCNN"), ("dino", "DINO")])
+def test_mmdets_own_detectors(name: str, plain: str, tmp_path: Path, monkeypatch) -> None:
+    from baselines.detectors import build_detector
+
+    backbone = backbones.get("resnet", "18")
+    config = detector_config(name, backbone, 1, test=TEST, size="small")
+    ours = randomised(build_detector(config))
+    header = {"scope": "detector", "backbone": backbone.id, "classes": ["defect"]}
+    save(tmp_path / "made.safetensors", ours.state_dict(), header)
+    export(resolve(tmp_path / "made.safetensors"), backbone, tmp_path / "out", detector=config, facts=FACTS)
+    monkeypatch.chdir(tmp_path / "out")
+    theirs = snippet(tmp_path / "out", "OpenMMLab")["model"]
+    DefaultScope._instance_dict.clear()
+    assert (type(theirs).__module__.split(".")[0], type(theirs).__name__) == ("mmdet", plain)
+    state = theirs.state_dict()
+    assert set(state) == set(ours.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in ours.state_dict().items())
+
+
 def test_ultralytics_names_come_back(detector, tmp_path: Path) -> None:
     """The file has the constant that only theirs stores, and loads into our detector as weights of theirs."""
     from safetensors.torch import load_file
