@@ -32,7 +32,7 @@ from baselines.training.resources import Peak, PeakMemory
 if TYPE_CHECKING:
     import datasets
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when a change of this code changes the weights that the same settings give."""
 
 WEIGHTS = "weights.safetensors"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGE_VERSION", "FinetuneResult", "Outcome", "finetune", "remove_progress"]
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when a change of this code changes the number that the same settings give."""
 
 

@@ -30,7 +30,8 @@ from datasets_builders.images import decode_image
 if TYPE_CHECKING:
     import datasets
 
-_GREY = 114.0
+# Whole: mmyolo spreads an int over the three channels, of a float it makes (114, 0, 0).
+_GREY = 114
 # The collation of each detector's training batches; evaluation has mmengine's plain one.
 _COLLATE = {"yolov8": yolov5_collate}
 _META = ("img_id", "ori_shape", "img_shape", "flip", "flip_direction", "scale_factor", "pad_param")

@@ -54,3 +54,23 @@ def test_longer_side_and_boxes_take_the_training_size(index, shape) -> None:
         np.array([4, 6, 14, 18]) * np.tile([shape[1] / width, shape[0] / height], 2),
     )
     assert info["scale_factor"] == (shape[1] / width, shape[0] / height)
+
+
+@pytest.mark.parametrize("pipeline", ["train", "test"])
+def test_the_border_of_a_letterbox_is_grey(pipeline) -> None:
+    from mmengine.dataset import Compose
+
+    from benchmark import protocol
+
+    augmentation = protocol.load("mini-v1").finetune.augmentation.model_copy(
+        update={"hsv": (0.0, 0.0, 0.0), "scale": 0.0, "flip": 0.0}
+    )
+    steps = (
+        data.test_pipeline(64) if pipeline == "test" else data.train_pipeline(64, augmentation, mosaic=False)
+    )
+    dataset = data.DefectDataset(split(), 64, [], test_mode=True)
+    info = dataset.get_data_info(2) | {"dataset": dataset}  # 14 pixels wide in a square of 64
+    shown = Compose(steps)(info)["inputs"]
+    assert shown.shape == (3, 64, 64)
+    assert (shown[:, :, :20] == 114).all()
+    assert (shown[:, :, 44:] == 114).all()
