@@ -63,7 +63,8 @@ def training_progress(title: str) -> Iterator[Callable[[TrainingEvent], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Where nobody watches, a bar would only leave empty lines in the log.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None, epoch="-", loss="-", map50="-")
 
         def feed(event: TrainingEvent) -> None:

@@ -39,6 +39,8 @@ def show_plan(plan: Plan) -> None:
         table.add_row("corpus", f"{plan.start.corpus} ({corpus_state(plan.start.corpus)})")
     for note in plan.start.notes:
         table.add_row("note", note)
+    if any(stage["status"] != "ready" for stage in plan.stages()):
+        cost += ", after the stages above, which are made once"
     table.add_row("time", cost)
     table.add_row("device", plan.device)
     table.add_row("records", str(plan.results))

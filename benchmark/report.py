@@ -18,27 +18,24 @@ if TYPE_CHECKING:
 def print_rows(found: list[Row]) -> None:
     """Prints rows as one table for each protocol and dataset."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     for (protocol, dataset), group in itertools.groupby(found, key=lambda row: (row.protocol, row.dataset)):
         table = Table(title=f"{dataset}, {protocol}", title_justify="left", title_style="bold", box=None)
-        for column in ("backbone", "mode", "method", "maps", "seeds"):
+        for column in ("row", "seeds"):
             table.add_column(column)
-        for column in ("mAP@.5", "mAP@.5:.95", "best @.5", "params", "time"):
+        for column in ("mAP@.5", "mAP@.5:.95", "best @.5", "params"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in group:
             table.add_row(
-                row.backbone,
-                row.mode,
-                row.method,
-                row.maps or "-",
+                escape(row.title if row.detector == "yolov8" else f"{row.detector} {row.title}"),
                 " ".join(str(seed) for seed in row.seeds),
                 _with_error(row.map50, row.map50_error),
                 _with_error(row.map50_95, row.map50_95_error),
                 f"{row.best_map50:.1f}",
                 f"{row.parameters / 1e6:.1f}M",
-                f"{row.seconds:.0f} s",
             )
         console.print(table)
         console.print()
