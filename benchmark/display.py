@@ -31,12 +31,12 @@ def show_plan(plan: Plan) -> None:
     weights = plan.start.weights
     if weights is not None:
         table.add_row("weights", f"{weights.source} (sha256 {weights.sha256[:12]})")
+    if plan.start.corpus is not None:
+        table.add_row("corpus", f"{plan.start.corpus} ({corpus_state(plan.start.corpus)})")
     for stage in plan.stages():
         state = f"[green]{stage['status']}[/]" if stage["status"] == "ready" else stage["status"]
         key = f" {stage['key'][:12]}" if stage["key"] else ""
-        table.add_row(stage["stage"], f"{stage['title']} ({state}{key})")
-    if plan.start.corpus is not None:
-        table.add_row("corpus", f"{plan.start.corpus} ({corpus_state(plan.start.corpus)})")
+        table.add_row("stage", f"{stage['title']} ({state}{key})")
     for note in plan.start.notes:
         table.add_row("note", note)
     if any(stage["status"] != "ready" for stage in plan.stages()):
