@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import time
 import warnings
@@ -82,12 +80,6 @@ def training_progress(title: str) -> Iterator[Callable[[TrainingEvent], None]]:
 
 
 def quieten_libraries() -> None:
-    """Imports what trains, without the notes of libraries to each other; what concerns the user is said by us."""
+    """Silences the notes of libraries to each other; what concerns the user is said by us."""
     warnings.filterwarnings("ignore", module=r"(mm\w+|torch|torchvision|timm|xdoctest)(\..*)?")
     logging.getLogger("mmengine").setLevel(logging.ERROR)
-    # mmdet prints, at every import, that an optional dataset source of its maker is not installed.
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        import baselines.training.detector  # noqa: F401
-    for line in said.getvalue().splitlines():
-        if "Could not import OneDL" not in line:
-            console.print(line)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +17,7 @@ from baselines import openmmlab
 openmmlab.activate()
 
 from mmengine.dist import get_rank, get_world_size
-
-with contextlib.redirect_stdout(io.StringIO()):
-    # It prints, at every import, that an optional dataset source of its maker is not installed.
-    from mmpretrain.datasets.transforms import SimMIMMaskGenerator
+from mmpretrain.datasets.transforms import SimMIMMaskGenerator
 from torchvision.transforms import v2
 
 from agssp.map_store import MapStore

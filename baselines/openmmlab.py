@@ -15,11 +15,15 @@ It only registers import hooks (no torch, no mm* package is imported by it), and
   import fails for want of two operator schemas. They are defined first, and `torchvision.ops.nms`, all that
   stands on it, and `torchvision.ops.roi_align` get working implementations. Matching builds are left alone.
 * mmyolo 0.6.0 refuses mmcv >= 2.1.0 when imported: it sees a lower version then, and only then.
+* mmdet and mmpretrain print, at every import, that an optional dataset source of their maker is not installed: that
+  line is left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -153,6 +157,18 @@ def _import_mmyolo(load: Callable[[], None]) -> None:
         mmcv.__version__ = actual
 
 
+def _import_quietly(load: Callable[[], None]) -> None:
+    """Runs an import, and passes on what it printed but for the note on the maker's own dataset source."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            load()
+    finally:
+        for line in said.getvalue().splitlines():
+            if "Could not import OneDL" not in line:
+                print(line)
+
+
 def _define_operators(extension: ModuleType) -> None:
     """Defines what torchvision's import and its users need, where its own operators did not load."""
     global _torchvision_library
@@ -199,7 +215,12 @@ def _roi_align(
     return _roi_align.average(pixels, rois.to(pixels.dtype), pooling).to(features.dtype).contiguous()
 
 
-_AROUND: dict[str, Callable[[Callable[[], None]], None]] = {"mmyolo": _import_mmyolo}
+_AROUND: dict[str, Callable[[Callable[[], None]], None]] = {
+    "mmyolo": _import_mmyolo,
+    "mmdet.datasets": _import_quietly,
+    "mmdet.datasets.transforms": _import_quietly,
+    "mmpretrain.datasets": _import_quietly,
+}
 _AFTER: dict[str, Callable[[ModuleType], None]] = {
     "torchvision.extension": _define_operators,
     "torchvision": _complete_operators,

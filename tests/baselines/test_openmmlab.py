@@ -241,6 +241,21 @@ def test_mmcv_has_its_version_back_when_mmyolo_fails(run_python: Any, tmp_path: 
     assert answer == "'broken' 2.3.6 False\n'broken' 2.3.6 False"
 
 
+def test_imports_pass_on_what_is_printed_but_for_one_note(run_python: Any, tmp_path: Path) -> None:
+    package(
+        tmp_path, "mmpretrain", datasets='print("Could not import OneDL. Skipping.")\nprint("something else")'
+    )
+    assert (
+        run_python("""
+        from baselines import openmmlab
+
+        openmmlab.activate()
+        import mmpretrain.datasets
+    """)
+        == "something else"
+    )
+
+
 def test_a_package_that_is_not_installed_is_reported_as_such(run_python: Any, tmp_path: Path) -> None:
     package(tmp_path, "mmcv", init="__version__ = '2.3.6'")
     package(tmp_path, "mmdet")
