@@ -358,10 +358,10 @@ def test_mixed_precision_is_close_to_float32() -> None:
 
 
 @pytest.mark.slow
-def test_workers_change_nothing(tmp_path, spots, undisturbed) -> None:
+def test_workers_change_nothing(tmp_path, spots, undisturbed, monkeypatch) -> None:
     swin = backbones.get("swin", "nano")
     # One thread computes in both cases: sums depend on the number of threads.
-    torch.set_num_threads(1)
+    monkeypatch.setattr(stage, "set_threads", lambda workers: torch.set_num_threads(1))
     alone, helped = (
         train(tmp_path / str(workers), spots, swin, "simmim", workers=workers) for workers in (0, 2)
     )
