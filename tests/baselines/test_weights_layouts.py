@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ import mmyolo
 import timm
 import torchvision
 from mmengine import ConfigDict
+from mmengine.registry import DefaultScope
 from mmpretrain.models import build_backbone  # noqa: F401  (registers the models)
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -187,9 +189,15 @@ def test_ultralytics_classifier_lacks_the_pooling_layer_and_says_so(tmp_path: Pa
         load(build("csp_darknet", "s"), file_of(theirs, tmp_path))
 
 
+def build_mmpretrain(config: dict[str, Any]) -> Any:
+    """Builds a model of mmpretrain, whatever scope a training before it has left as the default."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(config)
+
+
 def test_mmpretrains_simmim_gives_its_features(tmp_path: Path) -> None:
     sizes = {"depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
-    theirs = MODELS.build(
+    theirs = build_mmpretrain(
         {
             "type": "SimMIM",
             "backbone": {
@@ -223,7 +231,7 @@ def test_mmpretrains_simmim_gives_its_features(tmp_path: Path) -> None:
 def test_mmpretrains_moco_gives_the_encoder_and_not_its_average(tmp_path: Path) -> None:
     projector = {"type": "NonLinearNeck", "hid_channels": 8, "out_channels": 4}
     loss = {"type": "CrossEntropyLoss"}
-    theirs = MODELS.build(
+    theirs = build_mmpretrain(
         {
             "type": "MoCoV3",
             "base_momentum": 0.01,

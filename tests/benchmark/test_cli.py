@@ -158,7 +158,8 @@ def test_a_run_ends_in_records_that_verify_and_are_not_made_twice(tmp_path, agss
 
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, agssp_home) -> None:
-    words = [*MOCK, "--seeds", "7", "--results", str(tmp_path / "results")]
+    # ResNet's epochs are long enough for the interruption to come before the end.
+    words = ["run", "--backbone", "resnet", *MOCK[3:], "--seeds", "7", "--results", str(tmp_path / "results")]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", *words],
         cwd=ROOT,
