@@ -1,8 +1,8 @@
 """The store of what pretraining leaves: each stage's result under a key of all that its content depends on.
 
 An artifact is a folder, `<cache>/artifacts/<kind>/<key>/`, with the stage's files and `artifact.json`. It appears
-whole, by one rename. The work of an unfinished stage lies in `<cache>/work/<kind>/<key>/` and goes on there when it is
-asked for again.
+whole, by one rename. What an interrupted stage has done so far lies in `<cache>/unfinished/<kind>/<key>/`; it goes on
+there when it is asked for again.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def obtain(
     if found := find(kind, key):
         return found
     final = artifact_folder(kind, key)
-    work = storage.home() / "work" / kind / key
+    work = storage.home() / "unfinished" / kind / key
     with _claimed(work, on_wait):
         if found := find(kind, key):
             return found
