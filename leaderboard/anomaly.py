@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from benchmark.anomaly_records import iter_records
-from benchmark.records import Quarantined
+from benchmark import index
+from benchmark.records import Quarantined, Trust
 from benchmark.reported import PAPER
-from leaderboard.data import Measured
+from benchmark.submit.schema import SUBMISSIONS_FOLDER
 
 _ROW = ["trust", "detector", "encoder", "switches", "shots", "dataset"]
 _METRICS = ["image_auroc", "pixel_auroc"]
 _MEASURED = [*_METRICS, "pixel_aupro", "mask_iou", "images_per_second"]
+COLUMNS = [*_ROW, *_MEASURED, "seeds"]
 _SHOTS = {"zero": "0", "few": "1-4"}
 """The paper does not say how many normal images its few are."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a results folder holds.
+
+    Attributes:
+        rows: `COLUMNS`, one row a cell over all its seeds.
+        damaged: Files that are no valid records, and why.
+    """
+
+    rows: pd.DataFrame
+    damaged: tuple[Quarantined, ...]
+
+
+def anomaly_rows(results: Path, listing: index.Listing | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the paper's rows and the measured ones under one head, and what is damaged.
+
+    Args:
+        results: The results folder.
+        listing: As of `measured_anomaly_rows`.
+
+    Returns:
+        `COLUMNS`, numbers in percent, NaN where there are none (`seeds` is 0 for reported rows); and `path`, `reason`.
+    """
+    measured = measured_anomaly_rows(results, listing)
+    reported = reported_anomaly_rows().assign(seeds=0)
+    rows = pd.concat([reported, measured.rows], ignore_index=True)
+    damaged = [(entry.path.relative_to(results).as_posix(), entry.reason) for entry in measured.damaged]
+    return rows[COLUMNS], pd.DataFrame(damaged, columns=["path", "reason"])
 
 
 def reported_anomaly_rows() -> pd.DataFrame:
@@ -40,41 +72,33 @@ def reported_anomaly_rows() -> pd.DataFrame:
     return wide.rename_axis(columns=None)[[*_ROW, *_METRICS]]
 
 
-def measured_anomaly_rows(results: Path) -> Measured:
+def measured_anomaly_rows(results: Path, listing: index.Listing | None = None) -> Measured:
     """Reads a results folder; damaged records are set aside with their reason.
+
+    Args:
+        results: The results folder.
+        listing: Of `benchmark.index.scan`, where it was made already.
 
     Returns:
         One row a cell over all its seeds: `_ROW`, `_MEASURED` (means; NaN where a number does not exist), seeds (how
         many). Records of other data are never averaged.
     """
-    found, damaged = [], []
-    for entry in iter_records(results):
-        if isinstance(entry, Quarantined):
-            damaged.append(entry)
-            continue
-        record = entry.record
-        cell, metrics = record.cell, record.metrics
-        found.append(
-            {
-                "trust": record.trust.value,
-                "detector": cell.detector,
-                "encoder": cell.encoder,
-                "switches": ", ".join(f"{name}={cell.settings[name]}" for name in sorted(cell.settings)),
-                "shots": str(cell.shots),
-                "dataset": cell.dataset,
-                "fingerprint": record.dataset.fingerprint,
-                "image_auroc": metrics.image.auroc if metrics.image else None,
-                "pixel_auroc": metrics.pixel.auroc if metrics.pixel else None,
-                "pixel_aupro": metrics.pixel.aupro if metrics.pixel else None,
-                "mask_iou": metrics.mask_iou.adaptive.iou if metrics.mask_iou else None,
-                "images_per_second": record.images_per_second,
-            }
-        )
-    columns = [*_ROW, *_MEASURED, "seeds"]
-    if not found:
-        return Measured(pd.DataFrame(columns=columns), tuple(damaged))
-    table = pd.DataFrame(found).astype(dict.fromkeys(_MEASURED, "float64"))
-    groups = table.groupby([*_ROW, "fingerprint"], sort=True)
-    means = groups[_MEASURED].mean()
-    rows = means.assign(seeds=groups.size()).reset_index()
-    return Measured(rows[columns], tuple(damaged))
+    table = index.refresh(results, index.ANOMALY, listing)
+    bad = table["reason"].notna()
+    damaged = tuple(
+        Quarantined(results / path, why) for path, why in table.loc[bad, ["path", "reason"]].to_numpy()
+    )
+    groups = _with_trust(table[~bad]).groupby([*_ROW, "fingerprint"], sort=True)
+    rows = groups[_MEASURED].mean().assign(seeds=groups.size()).reset_index()
+    return Measured(rows.astype({"seeds": "int64"})[COLUMNS], damaged)
+
+
+def _with_trust(records: pd.DataFrame) -> pd.DataFrame:
+    """What somebody sent is `submitted`, whatever it says of itself; no attestation is of such a record."""
+    sent = [
+        SUBMISSIONS_FOLDER in path.split("/")[:-1] or trust == Trust.REPRODUCED
+        for path, trust in records[["path", "trust"]].to_numpy()
+    ]
+    return records.assign(
+        trust=records["trust"].mask(pd.Series(sent, index=records.index, dtype=bool), "submitted")
+    )

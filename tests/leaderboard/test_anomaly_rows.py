@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from benchmark import environment
 from benchmark.anomaly_metrics import AnomalyMetrics, ImageMetrics
 from benchmark.anomaly_outputs import Outputs
 from benchmark.anomaly_records import AnomalyCell, AnomalyRecord, write_record
-from benchmark.record_schema import DatasetUsed, StageCost
+from benchmark.record_schema import DatasetUsed, StageCost, Trust
 from datasets_builders.storage import content_key
 from leaderboard.anomaly import measured_anomaly_rows, reported_anomaly_rows
 
-PAGE = Path(__file__).parents[2] / "leaderboard" / "app.py"
 
-
-def _store(results: Path, seed: int, auroc: float, **cell: Any) -> None:
+def _store(results: Path, seed: int, auroc: float, trust: Trust = Trust.MEASURED, **cell: Any) -> None:
     outputs = Outputs(("a",), np.zeros(1, np.float32), np.zeros((1, 2, 2), np.float32))
     inputs: dict[str, Any] = {"seed": seed, **cell}
     cost = StageCost(seconds=1.0, peak_ram_mib=1.0, peak_gpu_mib=None)
@@ -34,6 +31,7 @@ def _store(results: Path, seed: int, auroc: float, **cell: Any) -> None:
         "seed": seed,
     }
     record = AnomalyRecord(
+        trust=trust,
         key=content_key(inputs),
         inputs=inputs,
         cell=AnomalyCell(**asked | cell),
@@ -91,14 +89,9 @@ def test_measured_rows_are_means_over_seeds(tmp_path: Path) -> None:
     assert len(measured.damaged) == 1
 
 
-@pytest.mark.slow
-def test_the_page_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streamlit.testing.v1 import AppTest
-
+def test_no_record_says_how_far_to_trust_it(tmp_path: Path) -> None:
     _store(tmp_path, 0, 80.0)
-    monkeypatch.setenv("AGSSP_BENCH_RESULTS", str(tmp_path))
-    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
-    assert not page.exception
-    tables = [frame.value for frame in page.dataframe]
-    assert tables[-2].image_auroc.tolist() == [80.0]
-    assert len(tables[-1]) == len(reported_anomaly_rows())
+    _store(tmp_path, 0, 70.0, shots=1, trust=Trust.REPRODUCED)
+    _store(tmp_path / "submissions" / "x" / "records", 0, 60.0, shots=2)
+    found = measured_anomaly_rows(tmp_path).rows.set_index("image_auroc")["trust"].to_dict()
+    assert found == {80.0: "measured", 70.0: "submitted", 60.0: "submitted"}
