@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,17 @@ from torch import nn
 from agssp.distillation import AnomalyGuided
 from agssp.pretraining_data import loader
 from agssp.recipes import BackbonePretraining, Plan, check_combination
+from baselines import methods
 from baselines import weights as pretrained
 from baselines.backbones import Backbone
 from baselines.detectors import count_parameters
 from baselines.freezing import freeze_stages
-from baselines.pretraining import Classification, MaskedImages, MomentumContrast, build_backbone
+from baselines.pretraining import build_backbone
+from baselines.training import precision
 from baselines.training.checkpoints import remove_progress
 from baselines.training.hooks import EpochRecorder, History, TrainingEvent
 from baselines.training.optim import build_optimizer
-from baselines.training.resources import Peak, PeakMemory, set_threads
+from baselines.training.resources import set_threads
 from datasets_builders.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +55,6 @@ class BackboneResult:
         weights: safetensors, names `backbone.*` of our detectors, header `agssp_bench`.
         curve: One entry an epoch: `losses` (`loss`; `loss_task` and `loss_distill`, before weighting), `lr`.
         seconds: Wall time over all interruptions.
-        peak: Highest memory use.
         resumes: How often the training was taken up again.
         parameters: Trainable parameters, with those of the method's own head.
         backbone_parameters: Trainable parameters of the backbone.
@@ -66,7 +67,6 @@ class BackboneResult:
     weights: Path
     curve: list[dict[str, Any]]
     seconds: float
-    peak: Peak
     resumes: int
     parameters: int
     backbone_parameters: int
@@ -97,20 +97,19 @@ def pretrain_backbone(
     folder: Path,
     workers: int,
     on_event: Callable[[TrainingEvent], None],
-    header: Mapping[str, Any] | None = None,
 ) -> BackboneResult:
     """Pretrains a backbone and writes its weights.
 
     A training that was killed goes on from its last stored epoch when called again with the same folder; the result
     is the same as without the interruption (same machine, same number of threads).
 
-    Forward passes run in bfloat16 where the recipe allows it and the machine has it; see `precision`.
+    Forward passes run in bfloat16 where recipe and machine allow it; see `baselines.training.precision`.
 
     Started by torchrun it runs on every GPU it is given; rank 0 writes.
 
     Args:
         backbone: What is trained.
-        method: `cls`, `mocov3` or `simmim`.
+        method: One of `recipes.METHODS`.
         corpus: Rows with `image`, `image_id` and `category`.
         maps: Anomaly maps of its images that guide the training; None for the method alone.
         recipe: Of the family and method.
@@ -119,7 +118,6 @@ def pretrain_backbone(
         folder: Holds the state and weights of this training and of no other.
         workers: Data-loading processes; the rest of the cores compute. The result does not depend on it.
         on_event: Told after iterations.
-        header: Added to the weights' header, such as the key of the stage.
 
     Raises:
         UserError: The method cannot pretrain this backbone, the recipe does not fit it, the corpus is empty, an image
@@ -137,7 +135,7 @@ def pretrain_backbone(
     model = build_model(backbone, method, categories, recipe, init=init, guided=maps is not None)
     plan = recipe.plan(len(corpus), get_world_size())
     history = History()
-    masking = recipe.masking if method == "simmim" else None
+    masking = recipe.masking if model.guided.task.hides_pixels else None
     runner = Runner(
         model=_shared(model.guided),
         work_dir=str(folder),
@@ -152,8 +150,7 @@ def pretrain_backbone(
         randomness={"seed": seed, "deterministic": False},
         log_level="ERROR",
     )
-    with PeakMemory() as memory:
-        runner.train()
+    runner.train()
     student = model.guided.task.student
     weight = None if maps is None else float(model.guided.weight)
     if is_main_process():
@@ -164,22 +161,21 @@ def pretrain_backbone(
             "method": method,
             "guided": maps is not None,
             "distillation_weight": weight,
-            "precision": precision(recipe),
+            "precision": precision.resolve(recipe.mixed_precision),
         }
         state = {f"backbone.{name}": value for name, value in student.state_dict().items()}
-        pretrained.save(folder / WEIGHTS, state, {**facts, **(header or {})})
+        pretrained.save(folder / WEIGHTS, state, facts)
         remove_progress(folder)
     return BackboneResult(
         weights=folder / WEIGHTS,
         curve=history.curve,
         seconds=history.seconds,
-        peak=memory.peak,
         resumes=history.resumes,
         parameters=count_parameters(model.guided),
         backbone_parameters=count_parameters(student),
         frozen=model.frozen,
         distillation_weight=weight,
-        precision=precision(recipe),
+        precision=precision.resolve(recipe.mixed_precision),
         load_report=model.load_report,
     )
 
@@ -197,7 +193,7 @@ def build_model(
 
     Args:
         backbone: What is trained.
-        method: `cls`, `mocov3` or `simmim`.
+        method: One of `recipes.METHODS`.
         categories: Of the corpus.
         recipe: Of the family and method.
         init: Weights to start from, whose lower stages are then frozen; None to train everything from scratch.
@@ -207,23 +203,16 @@ def build_model(
         UserError: As `pretrain_backbone`.
     """
     check_combination(backbone.name, method)
-    views = 2 if method == "mocov3" else 1
-    if len(recipe.views) != views:
+    task_class = methods.model_class(method)
+    if len(recipe.views) != task_class.views:
         raise UserError(
-            f"{method} sees {views} view(s) of an image; the recipe describes {len(recipe.views)}."
+            f"{method} sees {task_class.views} view(s) of an image; the recipe describes {len(recipe.views)}."
         )
     student = build_backbone(backbone)
     report = pretrained.load(student, init) if init is not None else None
     frozen = freeze_stages(student, backbone.name, recipe.frozen_stages) if init is not None else ()
-    channels = backbone.out_channels[-1]
-    task: nn.Module
-    if method == "cls":
-        task = Classification(student, channels, categories)
-    elif method == "mocov3":
-        # The momentum encoder copies the backbone, its weights and frozen stages included.
-        task = MomentumContrast(student, channels, **recipe.contrast.model_dump())
-    else:
-        task = MaskedImages(student, channels)
+    # Last, because a momentum encoder copies the backbone, its weights and frozen stages included.
+    task = task_class.of(student, backbone.out_channels[-1], categories, recipe)
     model = AnomalyGuided(task, recipe.distillation if guided else None)
     return PretrainingModel(model.to(memory_format=torch.channels_last), frozen, report)
 
@@ -256,20 +245,8 @@ class Bfloat16Wrapper(OptimWrapper):
             yield
 
 
-def precision(recipe: BackbonePretraining) -> str:
-    """Returns what this machine computes a recipe in: `bf16`, where it is allowed and native to it, or `fp32`.
-
-    Processors with AVX512-BF16 or AMX take half to two thirds of the time with it; others must emulate it.
-    """
-    native = torch.cuda.is_available() or any(
-        getattr(torch.cpu, name, lambda: False)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return "bf16" if recipe.mixed_precision and native else "fp32"
-
-
 def _optim_wrapper(model: nn.Module, recipe: BackbonePretraining, plan: Plan) -> OptimWrapper:
-    kind = Bfloat16Wrapper if precision(recipe) == "bf16" else OptimWrapper
+    kind = Bfloat16Wrapper if precision.resolve(recipe.mixed_precision) == "bf16" else OptimWrapper
     return kind(
         build_optimizer(model, recipe.optimizer),
         accumulative_counts=plan.accumulation,

@@ -21,6 +21,13 @@ app = typer.Typer(
 )
 
 
+class Engine(StrEnum):
+    """What shares the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -72,6 +79,15 @@ def maps(
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
     num_shards: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     shard: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
+    engine: Annotated[
+        Engine, typer.Option(help="ray: on all machines of a Ray cluster, which see --out and the cache.")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster, or auto; a new one on this machine by default.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make the anomaly maps of a dataset: a Parquet dataset with one map an image.
@@ -83,6 +99,8 @@ def maps(
 
     if source is not None and encoder is not None:
         raise UserError("--encoder E is short for --maps kead:E: give one of them.")
+    if address is not None and engine is not Engine.RAY:
+        raise UserError("--address has no meaning without --engine ray.")
     outcome = make(
         dataset=dataset,
         spec=source or f"kead:{encoder or 'tiny'}",
@@ -97,6 +115,8 @@ def maps(
         device=device.value,
         num_shards=num_shards,
         shard=shard,
+        on_ray=engine is Engine.RAY,
+        address=address,
     )
     if as_json:
         _print_json(outcome)
@@ -219,7 +239,7 @@ Corpus = Annotated[
     str | None,
     typer.Option(
         help="Images; the recipes' by default. A folder of your own becomes a corpus by: "
-        "python -m datasets_builders prepare corpus --raw DIR (see docs/corpus.md).",
+        "python -m datasets_builders prepare corpus_own_NAME --raw DIR (see docs/tutorial.md).",
         show_default=False,
     ),
 ]

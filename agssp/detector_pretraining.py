@@ -27,7 +27,6 @@ from baselines.training.detector import (
     prepare_process,
 )
 from baselines.training.hooks import EpochRecorder, History, TrainingEvent
-from baselines.training.resources import Peak, PeakMemory
 
 if TYPE_CHECKING:
     import datasets
@@ -49,7 +48,6 @@ class DetectorResult:
         negatives: Images without boxes.
         parameters: Trainable parameters: those of the frozen stages are not among them.
         seconds: Wall time over all interruptions.
-        peak: Highest memory use.
         resumes: How often the training was taken up again.
         load_report: What became of the backbone's weights; None where there were none.
     """
@@ -60,7 +58,6 @@ class DetectorResult:
     negatives: int
     parameters: int
     seconds: float
-    peak: Peak
     resumes: int
     load_report: LoadReport | None
 
@@ -118,8 +115,7 @@ def pretrain_detector(
         recorder=EpochRecorder(folder, seed, history, on_event, ema_hook),
         hooks=[] if initial is None else [initial],
     )
-    with PeakMemory() as memory:
-        runner.train()
+    runner.train()
     weights = folder / WEIGHTS
     header = {"scope": "detector", "backbone": backbone.id, "detector": detector, "classes": _classes(images)}
     save(weights, final_weights(model, ema_hook), header)
@@ -131,7 +127,6 @@ def pretrain_detector(
         negatives=counts.count(0),
         parameters=count_parameters(model),
         seconds=history.seconds,
-        peak=memory.peak,
         resumes=history.resumes,
         load_report=initial.report if initial is not None else None,
     )

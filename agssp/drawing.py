@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 TILE, GAP, MARGIN, CAPTION, HEADER = 240, 10, 24, 24, 58
 BACKGROUND, PANEL, TEXT, FAINT = "#12161c", "#1c222b", "#eef2f6", "#97a3b1"
+FOUND = "#56b4e9"
 LABEL_SIZE, LABEL_HEIGHT = 11, 14
 Pixels = NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]
@@ -86,6 +89,21 @@ def places_on_tile(corners: NDArray[np.float32], size: tuple[int, int], side: in
     edges = corners * np.tile(np.divide(drawn, size), 2) + np.tile(start, 2) - (0, 0, 1, 1)
     edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2])
     return [tuple(values) for values in edges.tolist()]
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[tuple[Rectangle, str]]) -> None:
+    """Draws boxes (x, y, width, height in pixels) with their labels into a picture, in a size that can be read."""
+    side = max(picture.size)
+    line, pen, font = max(1, side // 300), ImageDraw.Draw(picture), typeface(max(LABEL_SIZE, side // 50))
+    for (x, y, width, height), text in boxes:
+        corners = (x, y, max(x + width - 1, x), max(y + height - 1, y))
+        pen.rectangle(corners, outline=FOUND, width=line)
+        room = pen.textbbox((0, 0), text, font=font)
+        # Above the box, or inside where the image ends.
+        left = max(0.0, min(x, picture.width - room[2] - 4))
+        top = y - room[3] - 2 if y > room[3] + 2 else y
+        pen.rectangle((left, top, left + room[2] + 4, top + room[3] + 2), fill=FOUND)
+        pen.text((left + 2, top), text, font=font, fill=BACKGROUND)
 
 
 def draw_labels(tile: Image.Image, places: list[Rectangle], texts: list[str], backgrounds: list[str]) -> None:

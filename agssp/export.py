@@ -63,15 +63,17 @@ def export(
     *,
     detector: Mapping[str, Any] | None = None,
     facts: Mapping[str, str],
+    finetuned: bool = False,
 ) -> Exported:
     """Writes the folder, whole or not at all.
 
     Args:
-        weights: A finished pretraining: `backbone.*`, or a whole detector.
+        weights: A finished training: `backbone.*`, or a whole detector.
         backbone: Its backbone.
         out: Folder to make.
         detector: Configuration of the whole detector; None where the weights are of a backbone alone.
         facts: What the README says of the weights, by title.
+        finetuned: Whether the detector is finetuned, to be used as it is.
 
     Raises:
         UserError: Something stands there, it cannot be written, or the weights are not of this backbone.
@@ -80,14 +82,14 @@ def export(
     state, header = read(weights.path)
     parts = [
         *_openmmlab(state, header or {}, backbone, detector),
-        *_other_libraries(state, backbone, detector),
+        *_other_libraries(state, header or {}, backbone, detector),
     ]
     try:
         with atomic_folder(out) as folder:
             shutil.copyfile(weights.path, folder / OURS)
             for part in parts:
                 (folder / part.name).write_bytes(part.content)
-            text = export_readme.text(OURS, parts, backbone, detector is not None, facts)
+            text = export_readme.text(OURS, parts, backbone, detector is not None, facts, finetuned)
             (folder / "README.md").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -126,7 +128,11 @@ def _openmmlab(
     if detector is not None:
         source = f'default_scope = "{scopes[0]}"\n' + source
     return [
-        Part(OPENMMLAB, buffer.getvalue(), export_readme.openmmlab(scopes, detector is not None)),
+        Part(
+            OPENMMLAB,
+            buffer.getvalue(),
+            export_readme.openmmlab(scopes, detector is not None, _classes(header)),
+        ),
         Part(CONFIG, source.encode(), ""),
     ]
 
@@ -142,8 +148,15 @@ def _scopes(config: Any) -> Iterator[str]:
             yield from _scopes(value)
 
 
+def _classes(header: Mapping[str, Any]) -> list[str]:
+    return list(header.get("classes", ["defect"]))
+
+
 def _other_libraries(
-    state: Mapping[str, Tensor], backbone: Backbone, detector: Mapping[str, Any] | None
+    state: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    backbone: Backbone,
+    detector: Mapping[str, Any] | None,
 ) -> list[Part]:
     """Returns the file of the library that has this backbone too."""
     import torch
@@ -164,4 +177,4 @@ def _other_libraries(
         renamed["model.22.dfl.conv.weight"] = torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1)
     plain = {name: renamed[name].contiguous().clone() for name in sorted(renamed)}
     name = f"{layout}.safetensors"
-    return [Part(name, save(plain), snippet(backbone, name, whole))]
+    return [Part(name, save(plain), snippet(backbone, name, whole, len(_classes(header))))]

@@ -20,28 +20,55 @@ _INPUT = """\
 Images are RGB, float32, divided by 255: values in [0, 1], **no mean subtracted, no division by a deviation**. In
 OpenMMLab: `mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=True`. With another input the features mean nothing."""
 
+_LOADING = """\
+```python
+from baselines import weights
+
+report = weights.load(model, weights.resolve("{ours}"), "{scope}")  # model: a detector of this project
+```
+
+On the machine that made them, `python -m benchmark run` with the same settings finds them by itself."""
+
+_USING = """\
+```python
+from benchmark.predict import load_detector
+
+detector = load_detector("{ours}")
+print(detector.classes, detector.threshold)  # found = detector.detect("image.jpg")
+```
+
+On the command line: `python -m benchmark predict {ours} IMAGE ... --out DIR`"""
+
 _LICENCE = """\
 The code that made these weights is under the Apache License 2.0. The weights come from the images named above and from
 the weights that the training began with, where it did: what their owners ask for applies before you share or sell
 anything made from them. `not stated` and `not confirmed` mean that no permission is known."""
 
 
-def text(ours: str, parts: Sequence[Part], backbone: Backbone, whole: bool, facts: Mapping[str, str]) -> str:
+def text(
+    ours: str,
+    parts: Sequence[Part],
+    backbone: Backbone,
+    whole: bool,
+    facts: Mapping[str, str],
+    finetuned: bool = False,
+) -> str:
     """Returns the README.
 
     Args:
         ours: Name of the file for this project.
         parts: The other files.
-        backbone: What was pretrained.
+        backbone: Its backbone, or what was pretrained.
         whole: Whether the weights are of a whole detector.
         facts: What the weights are, by title.
+        finetuned: Whether it is a detector that was finetuned, to be used as it is.
     """
     what = "detector with" if whole else "backbone:"
     table = "\n".join(f"| {title} | {_cell(value)} |" for title, value in facts.items())
     scope = "detector" if whole else "backbone"
     sections = "\n\n".join(part.loading for part in parts if part.loading)
     return f"""\
-# Pretrained {what} {backbone.title}
+# {"Finetuned" if finetuned else "Pretrained"} {what} {backbone.title}
 
 | | |
 |---|---|
@@ -57,13 +84,7 @@ Run in this folder. All files hold the same values; each is in its library's nam
 
 ### This project: `{ours}`
 
-```python
-from baselines import weights
-
-report = weights.load(model, weights.resolve("{ours}"), "{scope}")  # model: a detector of this project
-```
-
-On the machine that made them, `python -m benchmark run` with the same settings finds them by itself.
+{(_USING if finetuned else _LOADING).format(ours=ours, scope=scope)}
 
 {sections}
 
@@ -77,20 +98,26 @@ def _cell(value: str) -> str:
     return " ".join(value.replace("|", "\\|").split())
 
 
-def openmmlab(scopes: Sequence[str], whole: bool) -> str:
+def openmmlab(scopes: Sequence[str], whole: bool, classes: Sequence[str] = ("defect",)) -> str:
     """Returns how OpenMMLab's models load `openmmlab.pth` with `openmmlab.py`.
 
     Args:
         scopes: Packages whose classes are used; the first has the outermost.
         whole: Whether it is a detector.
+        classes: Of the detector.
     """
     title = f"### OpenMMLab ({', '.join(scopes)}): `openmmlab.pth`, `openmmlab.py`"
     register = "\n".join(f"import {scope}.models" for scope in sorted(scopes))
     if whole:
+        outputs = (
+            f'one class, "{classes[0]}"'
+            if len(classes) == 1
+            else f"the {len(classes)} classes in `dataset_meta`"
+        )
         return f"""\
 {title}
 
-`openmmlab.py` describes the detector. Its class outputs are for one class, "defect": for classes of your own change
+`openmmlab.py` describes the detector. Its class outputs are for {outputs}: for classes of your own change
 `num_classes` and load with `strict=False`; these outputs then start anew.
 
 ```python
@@ -121,7 +148,7 @@ model.init_weights()
 ```"""
 
 
-def torchvision(backbone: Backbone, name: str, whole: bool) -> str:
+def torchvision(backbone: Backbone, name: str, whole: bool, classes: int = 1) -> str:
     """Returns how torchvision's ResNet loads its file."""
     depth = backbone.config["depth"]
     return f"""\
@@ -137,7 +164,7 @@ assert loaded.missing_keys == ["fc.weight", "fc.bias"] and not loaded.unexpected
 ```"""
 
 
-def timm_swin(backbone: Backbone, name: str, whole: bool) -> str:
+def timm_swin(backbone: Backbone, name: str, whole: bool, classes: int = 1) -> str:
     """Returns how timm's Swin loads its file."""
     settings: dict[str, Any] = {
         "embed_dim": backbone.config["embed_dims"],
@@ -168,7 +195,7 @@ model.load_state_dict(load_file("{name}"))
 ```"""
 
 
-def timm_lite0(backbone: Backbone, name: str, whole: bool) -> str:
+def timm_lite0(backbone: Backbone, name: str, whole: bool, classes: int = 1) -> str:
     """Returns how timm's EfficientNet-Lite0 loads its file."""
     return f"""\
 ### timm: `{name}` (the backbone)
@@ -182,12 +209,12 @@ model.load_state_dict(load_file("{name}"))
 ```"""
 
 
-def ultralytics(backbone: Backbone, name: str, whole: bool) -> str:
-    """Returns how a YOLOv8 under Ultralytics' names loads its file."""
+def ultralytics(backbone: Backbone, name: str, whole: bool, classes: int = 1) -> str:
+    """Returns how a YOLOv8 of so many classes loads its file, under Ultralytics' names."""
     size = backbone.variant
     if whole:
         loading = f"""\
-model = DetectionModel("yolov8{size}.yaml", nc=1)
+model = DetectionModel("yolov8{size}.yaml", nc={classes})
 model.load_state_dict(load_file("{name}"))"""
     else:
         loading = f"""\

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets_builders.errors import UserError
+from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.images import ImageError, decode_image, decode_mask
 
 
@@ -116,7 +116,6 @@ def open_images(name: str, split: str = "train") -> Images:
             raise UserError(f"{name} is a corpus and has no split {split!r}. Leave out --split.")
         return _CorpusImages(name)
     from datasets_builders.corpus import names
-    from datasets_builders.errors import unknown_name
 
     raise unknown_name(
         "dataset or corpus", name, [*registry.names(), *names()], "python -m datasets_builders list"

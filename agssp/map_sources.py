@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agssp.map_inputs import Images, MapInput
-from datasets_builders.errors import UserError
+from datasets_builders.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class MapSource(ABC):
         batch_size: Images at once that suit it.
         needs_normals: Whether it compares with normal images of the category.
         needs_masks: Whether it wants the true masks.
+        opened: Opens it again, in another process too; None where it was not opened by `open_source`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class MapSource(ABC):
     batch_size: int = 32
     needs_normals: bool = False
     needs_masks: bool = False
+    opened: Callable[[], MapSource] | None = None
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -115,8 +118,6 @@ def open_source(
     options = options or SourceOptions()
     kind, _, rest = spec.partition(":")
     if kind not in _OPENERS:
-        from datasets_builders.errors import unknown_name
-
         raise unknown_name("source of maps", spec, _FORMS.values(), "python -m agssp maps --help")
     if bool(rest) != (":" in _FORMS[kind]):
         raise UserError(f"--maps {spec}: write {_FORMS[kind]}. See: python -m agssp maps --help")
@@ -124,7 +125,9 @@ def open_source(
         raise UserError(
             f"--encoder-weights, --precision, --descriptions and switches are for kead and winclip, not for {spec}."
         )
-    return _OPENERS[kind](rest, seed, device, options)
+    source = _OPENERS[kind](rest, seed, device, options)
+    source.opened = functools.partial(open_source, spec, seed=seed, device=device, options=options)
+    return source
 
 
 def _kead(encoder: str, seed: int, device: str, options: SourceOptions) -> MapSource:

@@ -8,14 +8,15 @@ interruptions nor the number of processes change a byte of the result.
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from agssp import normals as choosing
 from agssp.map_inputs import EncodedImage, Images, MapInput, open_images
 from agssp.map_sources import MapSource
 from agssp.map_store import METADATA, MapRow, MapStore, open_maps, read_part, write_part, write_store
-from datasets_builders.corpus.builder import cores
+from baselines.training.resources import cores
 from datasets_builders.errors import UserError
 from datasets_builders.storage import atomic_file, atomic_folder, canonical_json, content_key
 
@@ -34,8 +35,65 @@ VERSION = 1
 """Raised when the same request gives other maps."""
 BLOCK = 64
 """Images in a part: what a killed run loses at most."""
+_AHEAD = 2
+"""Batches that are read, and on a GPU decoded, before it is their turn."""
 
 OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How other processes make parts of a run: plain data that travels to them; they see the same files.
+
+    Attributes:
+        dataset: Name of the dataset or corpus.
+        split: Of a detection dataset.
+        device: Where its source computes.
+        opened: Opens the source again.
+        out: Folder of the run.
+        identity: What the run depends on.
+    """
+
+    dataset: str
+    split: str
+    device: str
+    opened: Callable[[], MapSource]
+    out: Path
+    identity: dict[str, Any]
+
+    def maker(self) -> Callable[[int], int]:
+        """Opens images and source in this process.
+
+        Returns:
+            What makes the part of a block; gives the number of its images.
+        """
+        images, source = open_images(self.dataset, self.split), self.opened()
+        source.check(images)
+        mapper = _Mapper(images, source, _Work(self.out), self.identity)
+
+        def make(block: int) -> int:
+            mapper.run(range(block, block + 1), lambda done, total: None)
+            return len(mapper.rows(block))
+
+        return make
+
+
+Spread = Callable[[Blocks, Sequence[int], Callable[[int], None]], None]
+"""Has other processes make the parts of some blocks; calls the last argument with the images of each that is done."""
+_spread: ContextVar[Spread | None] = ContextVar("spread", default=None)
+
+
+@contextmanager
+def spread_by(spread: Spread) -> Iterator[None]:
+    """Lets every run of maps in this context be spread over other processes.
+
+    Not a byte of the maps depends on it, if each of them has as many threads as this one.
+    """
+    before = _spread.set(spread)
+    try:
+        yield
+    finally:
+        _spread.reset(before)
 
 
 def make_maps(
@@ -130,8 +188,28 @@ def make_shard(
                 )
                 identity = work.begin({"request": request, "normals": chosen})
         mine = range(shard, _count_blocks(images), num_shards)
-        _Mapper(images, source, work, identity).run(mine, on_progress or (lambda done, total: None))
+        mapper = _Mapper(images, source, work, identity)
+        tell = on_progress or (lambda done, total: None)
+        spread, missing = _spread.get(), mapper.missing(mine)
+        if spread is not None and len(missing) > 1 and source.opened is not None:
+            blocks = Blocks(name, split, source.device, source.opened, out, identity)
+            _spread_out(spread, blocks, missing, mapper.images_of(mine), mapper.images_of(missing), tell)
+        mapper.run(mine, tell)
         return _join(work, out, images, request, identity)
+
+
+def _spread_out(
+    spread: Spread, blocks: Blocks, missing: Sequence[int], total: int, left: int, tell: OnProgress
+) -> None:
+    done = total - left
+    tell(done, total)
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        tell(done, total)
+
+    spread(blocks, missing, count)
 
 
 @contextmanager
@@ -139,6 +217,8 @@ def _can_write(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error.filename, str) and not Path(error.filename).is_relative_to(out.parent):
+            raise UserError(f"Cannot read {error.filename}: {error.strerror or error}.") from error
         raise UserError(
             f"Cannot write to {out.parent}: {error.strerror or error}. Choose another --out."
         ) from error
@@ -238,8 +318,7 @@ def _join(
             parts = [work.part(block) for block in range(_count_blocks(images))]
             if not all(part.is_file() for part in parts):
                 return None
-            for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-                shutil.rmtree(leftover)
+            _remove_leftovers(out)
             key = content_key(identity)
             if out.exists():
                 out.rmdir()
@@ -249,6 +328,14 @@ def _join(
             ready = open_maps(out)
         work.discard()
     return ready
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes what runs left that were killed while they joined; not those of a neighbour such as `NAME.v2`."""
+    ours = re.compile(rf"\.{re.escape(out.name)}\.\d+-[0-9a-f]+\.tmp")
+    for path in out.parent.iterdir():
+        if ours.fullmatch(path.name):
+            shutil.rmtree(path)
 
 
 def _required_part(path: Path, key: str) -> Any:
@@ -286,13 +373,8 @@ class _Mapper:
 
     def run(self, blocks: range, on_progress: OnProgress) -> None:
         """Makes the parts of some blocks that are not there yet."""
-        done, total = 0, sum(len(self._rows(block)) for block in blocks)
-        missing = []
-        for block in blocks:
-            if read_part(self._work.part(block), self._key) is None:
-                missing.append(block)
-            else:
-                done += len(self._rows(block))
+        missing, total = self.missing(blocks), self.images_of(blocks)
+        done = total - self.images_of(missing)
         on_progress(done, total)
         rows: dict[int, MapRow] = {}
         writes: deque[Future[None]] = deque()
@@ -303,7 +385,7 @@ class _Mapper:
                 rows |= self._score(batch, inputs)
                 done += len(inputs)
                 on_progress(done, total)
-                if len(rows) == len(self._rows(batch.block)):
+                if len(rows) == len(self.rows(batch.block)):
                     ordered = [rows[row] for row in sorted(rows)]
                     writes.append(writer.submit(write_part, self._work.part(batch.block), ordered, self._key))
                     rows = {}
@@ -312,13 +394,22 @@ class _Mapper:
             while writes:
                 writes.popleft().result()
 
-    def _rows(self, block: int) -> range:
+    def missing(self, blocks: Iterable[int]) -> list[int]:
+        """Returns those of some blocks whose parts are not there."""
+        return [block for block in blocks if read_part(self._work.part(block), self._key) is None]
+
+    def images_of(self, blocks: Iterable[int]) -> int:
+        """Returns the number of images in some blocks."""
+        return sum(len(self.rows(block)) for block in blocks)
+
+    def rows(self, block: int) -> range:
+        """Returns the places of a block's images in the dataset."""
         return range(block * BLOCK, min((block + 1) * BLOCK, len(self._images.ids)))
 
     def _batches(self, block: int) -> list[_Batch]:
         """Returns the images of a block, those of one category together."""
         groups: dict[str, list[int]] = {}
-        for row in self._rows(block):
+        for row in self.rows(block):
             groups.setdefault(self._images.categories[row], []).append(row)
         size = self._source.batch_size
         return [
@@ -356,9 +447,12 @@ class _Mapper:
 
     def _score(self, batch: _Batch, inputs: list[MapInput]) -> dict[int, MapRow]:
         found = self._source.score(inputs, self._model(batch.category))
-        if len(found.maps) != len(inputs) or not (
-            np.isfinite(found.maps).all() and np.isfinite(found.image_scores).all()
-        ):
+        if not len(found.maps) == len(found.image_scores) == len(inputs):
+            raise UserError(
+                f"{self._source.name} gave {len(found.maps)} maps and {len(found.image_scores)} scores of "
+                f"{len(inputs)} images, such as {inputs[0].image_id!r}. A source gives one of each for every image."
+            )
+        if not (np.isfinite(found.maps).all() and np.isfinite(found.image_scores).all()):
             raise UserError(
                 f"{self._source.name} gave maps with values that are not finite, for images such as "
                 f"{inputs[0].image_id!r}. Try --precision fp32."
@@ -378,10 +472,6 @@ class _Mapper:
             samples = [self._read([row])[0].decode().image for row in rows]
             self._models[category] = self._source.fit(category, samples)
         return self._models[category]
-
-
-_AHEAD = 2
-"""Batches that are read, and on a GPU decoded, before it is their turn."""
 
 
 def _decode_all(images: Images, rows: Sequence[int]) -> list[MapInput]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agssp.display import console
 from agssp.map_sources import SourceOptions, open_source
 from agssp.map_store import METADATA, MapStore
-from agssp.mapping import make_shard
-
-# Standard output is for results that a script may read.
-console = Console(stderr=True)
+from agssp.mapping import make_shard, spread_by
 
 
 def make(
@@ -32,6 +31,8 @@ def make(
     device: str,
     num_shards: int,
     shard: int,
+    on_ray: bool = False,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Makes maps, or a share of them; see `agssp.mapping.make_shard`.
 
@@ -49,6 +50,8 @@ def make(
         device: `auto`, `cpu` or `cuda`.
         num_shards: Processes that share the work.
         shard: Which of them this is.
+        on_ray: Spread over a Ray cluster.
+        address: Of that cluster; see `baselines.ray_session.session`.
 
     Returns:
         What there is now, for `--json`.
@@ -65,7 +68,7 @@ def make(
     source = open_source(spec, seed=seed, device=device, options=options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with _spread(on_ray, address), Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(f"{source.name}: preparing {dataset}", total=None)
             store = make_shard(
                 dataset,
@@ -99,6 +102,18 @@ def make(
         "categories": store.categories,
         "identity": store.identity,
     }
+
+
+@contextmanager
+def _spread(on_ray: bool, address: str | None) -> Iterator[None]:
+    if not on_ray:
+        yield
+        return
+    from agssp import ray_maps
+    from baselines import ray_session
+
+    with ray_session.session(address), spread_by(ray_maps.spread):
+        yield
 
 
 def _say(store: MapStore) -> None:

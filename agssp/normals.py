@@ -140,10 +140,8 @@ def _automatic(
             f"{images.name} ({images.split}): category {category} has {len(pool)} images, "
             f"{shots} normal ones are wanted. Give fewer --shots."
         )
-    parts = [source.rate(category, batch) for batch in _batches(pool, decode)]
-    rated = [part for part in parts if part is not None]
-    if rated:
-        scores = np.concatenate(rated)
+    scores = _ratings(category, pool, source, decode)
+    if scores is not None:
         order = np.argsort(scores, kind="stable")[: TYPICAL * shots]
         features = np.concatenate(
             [source.embed(batch) for batch in _batches([pool[i] for i in order], decode)]
@@ -153,6 +151,19 @@ def _automatic(
         order = np.argsort(loneliness(every), kind="stable")[: TYPICAL * shots]
         features = every[order]
     return [images.ids[pool[order[place]]] for place in most_different(features, shots)]
+
+
+def _ratings(
+    category: str, rows: list[int], source: ChoosesNormals, decode: Decode
+) -> NDArray[np.float32] | None:
+    """Returns how anomalous the source finds each image, (N,); None where it cannot tell, asked once."""
+    parts = []
+    for batch in _batches(rows, decode):
+        part = source.rate(category, batch)
+        if part is None:
+            return None
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _batches(rows: list[int], decode: Decode) -> Iterator[list[MapInput]]:

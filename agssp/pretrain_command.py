@@ -66,6 +66,7 @@ def pretrain(
     model = stages.backbone_of(backbone, {})
     name = corpus or recipes.setup(recipe_set).corpus
     _check_corpus(name)
+    recipes.check_categories(method, name)
     device = _device(device)
     request = Request(
         mode, model, method, detector, recipe_set, name, maps, init, seed, device, _workers(device)
@@ -101,10 +102,9 @@ def _check_corpus(name: str) -> None:
     """Says how a folder of images becomes a corpus, where one is given."""
     if Path(name).is_dir() and not corpora.is_corpus(name):
         raise UserError(
-            f"{name} is a folder, not a corpus. To pretrain on images of your own, put them into DIR/my_line/, write"
-            " into DIR/sources.yaml\n"
-            "    my_line: {category: steel_plate, licence: ours}\n"
-            "  then: python -m datasets_builders prepare corpus --raw DIR, and --corpus corpus. See: docs/corpus.md"
+            f"{name} is a folder, not a corpus. To pretrain on images of your own:\n"
+            f"    python -m datasets_builders prepare corpus_own_NAME --raw {name}\n"
+            "  then: --corpus corpus_own_NAME. See: docs/tutorial.md"
         )
     corpora.full_name(name)
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from agssp.box_settings import BoxSettings
+from baselines import methods
 from baselines.training.recipes import DetectorTraining, Optimizer, Settings
+from datasets_builders.corpus import full_name
+from datasets_builders.corpus.store import quick_manifest
 from datasets_builders.errors import UserError, unknown_name
 
-Method = Literal["cls", "mocov3", "simmim"]
+AnyRecipe = TypeVar("AnyRecipe", bound=Settings)
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "cls": ("csp_darknet", "resnet", "swin", "lite0"),
-    "mocov3": ("resnet", "csp_darknet", "lite0"),
-    "simmim": ("swin",),
-}
+METHODS: dict[str, tuple[str, ...]] = methods.families()
 """Method -> families of backbones that it can pretrain."""
 
 PAPER_METHODS = {"csp_darknet": ("cls",), "resnet": ("cls", "mocov3"), "swin": ("cls", "simmim")}
@@ -225,8 +225,9 @@ class Setup(Settings):
         corpus: Images.
         maps: How their maps are made.
         boxes: How pseudo boxes are made from the maps.
-        init: Weights that a backbone begins with, by `family:variant/method`, `family/method` or family: a spec of
-            `baselines.weights.resolve`. What is not named begins with random values.
+        init: Weights that a backbone begins with, by `family:variant/method`, `family/method`, `family:variant` or
+            family, the first that is named: a spec of `baselines.weights.resolve`. What is not named begins with
+            random values.
     """
 
     corpus: str
@@ -315,6 +316,30 @@ def detector_pretraining(name: str, family: str, detector: str) -> DetectorPretr
     return DetectorPretraining.model_validate(merged)
 
 
+def changed(recipe: AnyRecipe, changes: Mapping[str, Any]) -> AnyRecipe:
+    """Returns a recipe with some settings replaced; those within one, such as `distillation`, one by one.
+
+    Raises:
+        UserError: There is no such setting, or it cannot have this value.
+    """
+    if not changes:
+        return recipe
+    values = recipe.model_dump()
+    if {"epochs", "iterations"} & changes.keys():
+        values |= {"epochs": None, "iterations": None}  # one of the two gives the length
+    for name, value in changes.items():
+        inner = values.get(name)
+        values[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    try:
+        return type(recipe).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise UserError(
+            f"The recipe cannot be changed by {dict(changes)}: {place}: {first['msg']}."
+        ) from None
+
+
 def setup(name: str) -> Setup:
     """Returns what the pretrainings of a set of recipes have in common.
 
@@ -340,6 +365,20 @@ def check_combination(family: str, method: str) -> None:
         )
 
 
+def check_categories(method: str, corpus: str) -> None:
+    """Refuses classification on a corpus of one category: there is nothing to tell apart, and nothing is learnt.
+
+    Raises:
+        UserError: So it is.
+    """
+    manifest = quick_manifest(full_name(corpus)) if method == "cls" else None
+    if manifest is not None and len(manifest.categories) < 2:
+        raise UserError(
+            f"cls learns to tell categories apart, and {corpus} has one. Put the images of each product or surface into"
+            " a folder\n  of its own and prepare it again, or take --method mocov3 or simmim. See: docs/tutorial.md"
+        )
+
+
 def in_paper(family: str, method: str) -> bool:
     """Tells whether the paper has this combination."""
     return method in PAPER_METHODS.get(family, ())
@@ -348,4 +387,9 @@ def in_paper(family: str, method: str) -> bool:
 def _section(name: str, section: str) -> Mapping[str, Any]:
     if name not in names():
         raise unknown_name("recipes", name, names(), see="docs/pretraining.md")
-    return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))[section]
+    return _read(name)[section]
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))

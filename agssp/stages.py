@@ -8,10 +8,10 @@ What two chains share has one key, and is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Request:
         seed: Of the pretraining.
         device: `cpu` or `cuda`: where to compute; changes no key.
         workers: Data-loading processes; changes no key.
+        changes: Settings that replace the recipes', by stage: `{"backbone": {"frozen_stages": 0}}`.
     """
 
     mode: str
@@ -68,6 +69,7 @@ class Request:
     seed: int = 0
     device: str = "cpu"
     workers: int = 0
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +141,27 @@ def chain(request: Request) -> list[Stage]:
     source = request.maps or setup.maps.source
     spec = request.init or setup.initial_weights(request.backbone.id, request.method)
     init = _resolve(spec)
-    stages: list[Stage] = []
-    if request.mode != "industrial":
-        stages.append(_maps(request, setup, corpus, source))
-    maps = stages[0] if stages else None
+    if request.mode == "industrial":
+        return [_backbone(request, corpus, None, init)]
+    maps, boxes = map_stages(request.recipes, corpus, source, request.device)
     backbone = _backbone(request, corpus, maps, init)
-    if request.mode != "agssp":
-        return [*stages, backbone]
-    assert maps is not None
-    boxes = _boxes(setup, maps)
+    if request.mode == "agbp":
+        return [maps, backbone]
     return [maps, boxes, backbone, _detector(request, corpus, boxes, backbone)]
+
+
+def map_stages(recipe_set: str, corpus: str, source: str, device: str) -> tuple[Stage, Stage]:
+    """Returns the stages that no backbone has a part in: the maps of a corpus, and the pseudo boxes from them.
+
+    Args:
+        recipe_set: Name of the set of recipes.
+        corpus: Name of the corpus.
+        source: Source of the maps.
+        device: `cpu` or `cuda`.
+    """
+    setup = recipes.setup(recipe_set)
+    maps = _maps(setup, corpus, source, device)
+    return maps, _boxes(setup, maps)
 
 
 def obtain_all(
@@ -185,22 +198,24 @@ def _corpus_settings(name: str) -> dict[str, Any]:
     return {"corpus": corpora.full_name(name), "corpus_fingerprint": corpora.fingerprint(name)}
 
 
-def _maps(request: Request, setup: recipes.Setup, corpus: str, source: str) -> Stage:
+def _maps(setup: recipes.Setup, corpus: str, source: str, device: str) -> Stage:
     wanted = setup.maps
 
-    @_once
+    @cache
     def opened() -> Any:
         from agssp.map_sources import open_source
 
-        return open_source(source, seed=wanted.seed, device=request.device)
+        return open_source(source, seed=wanted.seed, device=device)
 
     def settings() -> dict[str, Any]:
         from agssp.map_store import FORMAT
+        from agssp.mapping import VERSION
 
         return {
-            "version": FORMAT,
+            # Both begin at 1 and only ever rise: either one makes the maps anew.
+            "version": FORMAT + VERSION - 1,
             **_corpus_settings(corpus),
-            "source": opened().identity(),
+            "source": _identity(source, corpus, wanted.seed, device, opened),
             "shots": wanted.shots,
             "normals": wanted.normals,
             "seed": wanted.seed,
@@ -223,10 +238,15 @@ def _maps(request: Request, setup: recipes.Setup, corpus: str, source: str) -> S
             on_progress=tell,
         )
         return Made(
-            {"source": source, "maps": len(store), "grid": list(store.grid), "fingerprint": store.fingerprint}
+            {
+                "source": _public(source),
+                "maps": len(store),
+                "grid": list(store.grid),
+                "fingerprint": store.fingerprint,
+            }
         )
 
-    return Stage("maps", f"anomaly maps of {corpus} by {source}", settings, {}, work, long=True)
+    return Stage("maps", f"anomaly maps of {corpus} by {_public(source)}", settings, {}, work, long=True)
 
 
 def _boxes(setup: recipes.Setup, maps: Stage) -> Stage:
@@ -255,6 +275,7 @@ def _boxes(setup: recipes.Setup, maps: Stage) -> Stage:
 
 def _backbone(request: Request, corpus: str, maps: Stage | None, init: LocalWeights | None) -> Stage:
     recipe = recipes.backbone_pretraining(request.recipes, request.backbone.name, request.method)
+    recipe = recipes.changed(recipe, request.changes.get("backbone", {}))
 
     def settings() -> dict[str, Any]:
         from agssp.backbone_pretraining import STAGE_VERSION
@@ -297,6 +318,7 @@ def _backbone(request: Request, corpus: str, maps: Stage | None, init: LocalWeig
 
 def _detector(request: Request, corpus: str, boxes: Stage, backbone: Stage) -> Stage:
     recipe = recipes.detector_pretraining(request.recipes, request.backbone.name, request.detector)
+    recipe = recipes.changed(recipe, request.changes.get("detector", {}))
     numbers = architecture(request.detector, recipe.size)
 
     def settings() -> dict[str, Any]:
@@ -372,16 +394,29 @@ def _images(corpus: str) -> datasets.Dataset:
     return found
 
 
-def _once(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Keeps a function's first result."""
-    kept: list[Any] = []
+def _public(source: str) -> str:
+    """Names a source in titles and records, which others read: of a folder its name, not where it lies."""
+    kind, _, rest = source.partition(":")
+    return f"folder:{Path(rest).expanduser().resolve().name}" if kind == "folder" else source
 
-    def first() -> Any:
-        if not kept:
-            kept.append(function())
-        return kept[0]
 
-    return first
+_IDENTITIES: dict[tuple[str, int, str], dict[str, Any]] = {}
+
+
+def _identity(source: str, corpus: str, seed: int, device: str, opened: Callable[[], Any]) -> dict[str, Any]:
+    """Returns what tells a source of maps from others; a process loads an encoder for it once, not for every key."""
+    if source.partition(":")[0] == "folder":
+        # Its files may change, and it knows them only once it has looked for every image's.
+        from agssp.map_inputs import open_images
+
+        folder = opened()
+        folder.check(open_images(corpus))
+        found: dict[str, Any] = folder.identity()
+        return found
+    name = (source, seed, device)
+    if name not in _IDENTITIES:
+        _IDENTITIES[name] = opened().identity()
+    return _IDENTITIES[name]
 
 
 def describe(stages: list[Stage], corpus: str) -> Iterator[dict[str, Any]]:

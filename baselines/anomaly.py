@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from open_clip import CLIP
 
 Images = Sequence[NDArray[np.uint8]]
+VERSION = 2
 BATCH_SIZE = 4
 """Images that WinCLIP scores at once: each brings several hundred windows."""
 
@@ -61,6 +62,7 @@ class WinClip:
         self._library = _library()
         self.identity = {
             "method": "winclip",
+            "version": VERSION,
             "anomalib": metadata.version("anomalib"),
             "encoder": encoder_identity,
         }
@@ -72,6 +74,7 @@ class WinClip:
         local = SimpleNamespace(create_model_and_transforms=lambda *_, **__: (self._clip, None, None))
         with mock.patch.object(module, "open_clip", local):
             model = module.WinClipModel().to(next(self._clip.parameters()).device)
+        _windows_as_batch(model)
         with mock.patch.object(module, "tokenize", self._tokenize):
             model.setup(phrase, self._preprocess(normals) if len(normals) else None)
         return model.eval()
@@ -99,6 +102,31 @@ class WinClip:
         with mock.patch.object(self._library, "nn", functional):
             found = model(batch)
         return kept[0].float().cpu().numpy(), found.pred_score.float().cpu().numpy()
+
+
+def _windows_as_batch(model: Any) -> None:
+    """Lets the tokens of a window attend to each other, and to no other window.
+
+    anomalib gives the transformer the windows along the second axis, as open_clip up to 2.26.0 took them. Since then
+    they belong along the first, and the same call would, without an error, mix the windows of all images.
+    """
+    transformer = model.clip.visual.transformer
+    if not getattr(transformer, "batch_first", False):
+        return
+    own = model._get_window_embeddings
+
+    def window_embeddings(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        turns = (
+            transformer.register_forward_pre_hook(lambda _, given: (given[0].transpose(0, 1), *given[1:])),
+            transformer.register_forward_hook(lambda _, __, found: found.transpose(0, 1)),
+        )
+        try:
+            return own(features, masks)
+        finally:
+            for turn in turns:
+                turn.remove()
+
+    model._get_window_embeddings = window_embeddings
 
 
 def _library() -> Any:

@@ -200,6 +200,7 @@ def obtain(
         started = time.perf_counter()
         with PeakMemory() as memory:
             made = make(work)
+        _remove_leftovers(work)
         manifest = Manifest(
             kind=kind,
             key=key,
@@ -218,6 +219,15 @@ def obtain(
             shutil.rmtree(final)
         work.rename(final)
     return Artifact(final, manifest)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes locks, and the temporary files of interrupted calls; what belongs to an artifact has no such name."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, File]]:
@@ -247,6 +257,9 @@ def _claimed(work: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         work.mkdir(exist_ok=True)  # whoever was first has renamed it
         yield
     finally:
-        lock.release()
-        if work.is_dir() and not any(work.iterdir()):
-            work.rmdir()
+        try:
+            # Before the lock goes: the next one makes the folder as soon as it has the lock.
+            if work.is_dir() and not any(work.iterdir()):
+                work.rmdir()
+        finally:
+            lock.release()

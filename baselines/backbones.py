@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,11 +73,25 @@ def get(name: str, variant: str) -> Backbone:
         raise unknown_name(f"variant of {name}", variant, known, see="python -m benchmark list")
     family = _table()[name]
     entry = family["variants"][variant]
+    widths = entry["out_channels"]
+    same = {"in_channels": widths, "out_channels": widths, "widen_factor": 1.0}
     return Backbone(
         name=name,
         variant=variant,
         title=f"{family['title']} {variant}",
-        config={"type": family["type"], **entry["settings"]},
-        out_channels=tuple(entry["out_channels"]),
-        neck=entry["neck"],
+        config={"type": family["type"], **entry.get("settings", {})},
+        out_channels=tuple(widths),
+        neck=entry.get("neck", same),
     )
+
+
+def kind(name: str) -> str:
+    """Returns the kind of a family: `convolutional` or `windowed` (a transformer with shifted windows)."""
+    return str(_table()[name]["kind"])
+
+
+def register() -> None:
+    """Imports the modules with this project's own classes, which registers them; OpenMMLab must be activated."""
+    for family in _table().values():
+        if "module" in family:
+            importlib.import_module(family["module"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from baselines import backbones
 from datasets_builders.errors import UserError, unknown_name
 
 STAGES = 4
@@ -23,18 +24,19 @@ def freeze_stages(backbone: nn.Module, family: str, stages: int) -> tuple[str, .
         family: Its name in `backbones.yaml`.
         stages: 0 freezes nothing; n freezes stem (or patch embedding) and the stages up to stride `2 ** (n + 1)`
             (CSPDarknet's stages 1 to n, ResNet's layers 1 to n, Swin's stages 0 to n - 1 with their output norms).
+            A class of this project's own says itself what they are, by its method `lower_stages(n)`.
 
     Returns:
         Names of the frozen parameters within the backbone, in order.
 
     Raises:
-        UserError: There is no such family, or it has not so many stages.
+        UserError: There is no such family, it has not so many stages, or its class does not say what they are.
     """
-    if family not in _PARTS:
-        raise unknown_name("backbone", family, _PARTS, see="python -m benchmark list")
+    if family not in backbones.names():
+        raise unknown_name("backbone", family, backbones.names(), see="python -m benchmark list")
     if not 0 <= stages <= STAGES:
         raise UserError(f"Cannot freeze {stages} stages: a backbone has {STAGES} (0 freezes nothing).")
-    frozen = _PARTS[family](backbone, stages) if stages else []
+    frozen = _parts(backbone, family, stages) if stages else []
     for part in frozen:
         part.requires_grad_(False)
         part.eval()
@@ -61,14 +63,19 @@ def _swin(backbone: Any, stages: int) -> list[nn.Module]:
     return [backbone.patch_embed, *backbone.stages[:stages], *(norm for norm in norms if norm is not None)]
 
 
-def _lite0(backbone: Any, stages: int) -> list[nn.Module]:
-    # timm's seven groups of blocks end at strides 2, 4, 8, 16, 16, 32, 32.
-    return [backbone.conv_stem, backbone.bn1, *backbone.blocks[: (2, 3, 5, 7)[stages - 1]]]
+def _parts(backbone: Any, family: str, stages: int) -> list[nn.Module]:
+    if family in _PARTS:
+        return _PARTS[family](backbone, stages)
+    if not hasattr(backbone, "lower_stages"):
+        raise UserError(
+            f"Cannot freeze stages of {family}: its class has no method lower_stages. See: docs/extending.md"
+        )
+    return list(backbone.lower_stages(stages))
 
 
 _PARTS: dict[str, Callable[[Any, int], list[nn.Module]]] = {
     "csp_darknet": _csp_darknet,
     "resnet": _resnet,
     "swin": _swin,
-    "lite0": _lite0,
 }
+"""Families whose classes are other libraries'."""

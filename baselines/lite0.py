@@ -7,11 +7,9 @@ from typing import Any
 
 import timm
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS, Registry
-from torch import Tensor
+from torch import Tensor, nn
 
-AGSSP_MODELS = Registry("model", parent=MODELS, scope="agssp")
-"""The project's own models, `agssp.*` in configurations."""
+from baselines.models import AGSSP_MODELS
 
 
 @AGSSP_MODELS.register_module()
@@ -39,6 +37,11 @@ class Lite0(BaseModule):
             (N, 40, H/8, W/8), (N, 112, H/16, W/16), (N, 320, H/32, W/32); sizes are rounded up.
         """
         return tuple(self._features(images))
+
+    def lower_stages(self, stages: int) -> list[nn.Module]:
+        """Returns the stem and all blocks up to stride `2 ** (stages + 1)`, for freezing."""
+        # timm's seven groups of blocks end at strides 2, 4, 8, 16, 16, 32, 32.
+        return [self.conv_stem, self.bn1, *self.blocks[: (2, 3, 5, 7)[stages - 1]]]
 
     def _features(self, images: Tensor) -> Iterator[Tensor]:
         features = self.bn1(self.conv_stem(images))

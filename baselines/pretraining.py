@@ -1,14 +1,14 @@
 """The pretraining methods that the benchmark compares: mmpretrain's models around our detectors' backbones.
 
-Every model has the backbone as `student`, a `task_loss` of a batch, and `hides_pixels`, which tells whether the
-loss is computed from masked images.
+Every model has the backbone as `student`, a `task_loss` of a batch, `views` (of an image, that the loss compares),
+`hides_pixels` (whether the loss is computed from masked images), and `of`, which makes it from a recipe.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from mmpretrain.models import (
 from mmpretrain.structures import DataSample
 from mmyolo.registry import MODELS
 
-import baselines.lite0  # noqa: F401 (registers the backbone)
+from baselines import backbones
 from baselines.backbones import Backbone
 from baselines.detectors import backbone_config
 
@@ -50,6 +50,7 @@ PATCH = 4
 
 def build_backbone(backbone: Backbone) -> nn.Module:
     """Builds a backbone as it stands in our detectors, with initial values from torch's generator."""
+    backbones.register()
     module = _initialised(MODELS.build(ConfigDict(backbone_config(backbone))))
     # Nobody looks at the lower outputs of a Swin in pretraining. Parameters without gradients must not wait for any.
     for index in getattr(module, "out_indices", ())[:-1]:
@@ -80,7 +81,13 @@ class Classification(ImageClassifier):
         categories: Number of categories.
     """
 
+    views = 1
     hides_pixels = False
+
+    @classmethod
+    def of(cls, student: nn.Module, channels: int, categories: int, recipe: Any) -> Self:
+        """Makes it for a corpus of so many categories; nothing of the recipe matters here."""
+        return cls(student, channels, categories)
 
     def __init__(self, student: nn.Module, channels: int, categories: int):
         head = LinearClsHead(categories, channels, loss={"type": "mmpretrain.CrossEntropyLoss"})
@@ -114,7 +121,13 @@ class MomentumContrast(MoCoV3):
         momentum: The momentum encoder's first step towards the student; it falls to 0 along half a cosine.
     """
 
+    views = 2
     hides_pixels = False
+
+    @classmethod
+    def of(cls, student: nn.Module, channels: int, categories: int, recipe: Any) -> Self:
+        """Makes it as the recipe says; it learns nothing of categories."""
+        return cls(student, channels, **recipe.contrast.model_dump())
 
     def __init__(
         self, student: nn.Module, channels: int, *, hidden: int, out: int, temperature: float, momentum: float
@@ -173,7 +186,13 @@ class MaskedImages(SimMIM):
         channels: Of its last feature map.
     """
 
+    views = 1
     hides_pixels = True
+
+    @classmethod
+    def of(cls, student: nn.Module, channels: int, categories: int, recipe: Any) -> Self:
+        """Makes it; it learns nothing of categories, and what is hidden is decided where images are read."""
+        return cls(student, channels)
 
     def __init__(self, student: nn.Module, channels: int):
         loss = {"type": "mmpretrain.PixelReconstructionLoss", "criterion": "L1", "channel": 3}

@@ -44,7 +44,7 @@ def load(name: str, split: str) -> datasets.Dataset:
 
 
 def fingerprint(name: str) -> str:
-    """Returns the sha256 of a dataset's content; see `datasets_builders.fingerprint`."""
+    """Returns the sha256 of a dataset's content; see `datasets_builders.prepared.fingerprint`."""
     from datasets_builders import prepared
 
     return prepared.fingerprint(name)

@@ -118,6 +118,23 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
         """
         return example
 
+    def cut_back(self, image_id: str, item: RawObject, size: tuple[int, int]) -> RawObject | None:
+        """Returns an object with its box, in pixels, put in order and cut back to the image; None if nothing remains.
+
+        For `mend`; what it does is noted in `self.cleaning`.
+        """
+        x, y, width, height = item.bbox
+        left, right = sorted((x, x + width))
+        top, bottom = sorted((y, y + height))
+        if width < 0 or height < 0:
+            self.cleaning.note("swapped edges of a box put in order", image_id)
+        cut = max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1]))
+        if not (cut[0] < cut[2] and cut[1] < cut[3]):
+            return None
+        if cut != (left, top, right, bottom):
+            self.cleaning.note("box cut back to the image", image_id)
+        return replace(item, bbox=(cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1]))
+
     @classmethod
     def revision(cls, card: DatasetCard) -> str:
         """Returns the version of the reading rules; a prepared dataset of another one is built again."""
@@ -288,8 +305,9 @@ class DetectionBuilder(datasets.GeneratorBasedBuilder):
             self.problems.add("empty box", f"{where}: {list(bbox)}")
             return None
         excesses = (-x, -y, right - size[0], bottom - size[1])
+        reaches_in = x < size[0] and y < size[1] and right > 0 and bottom > 0
         # Written so that NaN does not pass.
-        if not all(excess <= ROUNDING_PIXELS for excess in excesses):
+        if not (reaches_in and all(excess <= ROUNDING_PIXELS for excess in excesses)):
             self.problems.add("box outside the image", f"{where}: {list(bbox)} in {size[0]} x {size[1]}")
             return None
         if max(excesses) > 0:

@@ -63,6 +63,7 @@ def build(card: DatasetCard, raw: Path | None, folder: Path, partial: bool = Fal
         with _raw_folder(raw, target) as raw_folder:
             builder, shards = _write_rows(card, raw_folder, target)
             builder.problems.raise_if_any(card.name, str(raw))
+        card = builder.card  # with the classes, where the files tell them
         manifest = replace(
             summarise(card, target, shards),
             source={"raw": str(raw.resolve()) if raw else None},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from datasets_builders import prepared, registry
@@ -215,11 +216,13 @@ def _print_prepared(done: Prepared) -> None:
     for row in count_table(owner, manifest):
         published = ["–" if row.published is None else str(row.published), str(row.left_out or "")]
         mark = "" if row.explained else " [red]differs[/]"
-        table.add_row(row.what, *(published if known else ()), f"{row.found}{mark}")
+        table.add_row(escape(row.what), *(published if known else ()), f"{row.found}{mark}")
     console.print(table)
     for rule, applied in manifest.cleaning.items():
         console.print(
-            f"cleaned: {rule}: {applied['count']} ({', '.join(applied['examples'][:3])})", highlight=False
+            f"cleaned: {rule}: {applied['count']} ({', '.join(applied['examples'][:3])})",
+            highlight=False,
+            markup=False,
         )
     if manifest.partial:
         console.print("[yellow]partial:[/] the counts differ from the owner's, as allowed by --partial")
@@ -228,7 +231,7 @@ def _print_prepared(done: Prepared) -> None:
     for name, subset in manifest.subsets.items():
         console.print(f"{owner.name}/{name}: train {len(subset.train)}, same validation", highlight=False)
     console.print(f"fingerprint: {manifest.fingerprint}", highlight=False, soft_wrap=True)
-    console.print(f"folder: {done.folder}", highlight=False, soft_wrap=True)
+    console.print(f"folder: {done.folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -259,7 +262,7 @@ def show(
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}. Choose another with --out."
         ) from error
-    Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -274,7 +277,7 @@ def export(
     done = exports.export(name, style, out)
     for split, images in done.images.items():
         Console().print(f"{split}: {images} images, {done.boxes[split]} boxes", highlight=False)
-    Console().print(f"wrote {done.folder}", highlight=False, soft_wrap=True)
+    Console().print(f"wrote {done.folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

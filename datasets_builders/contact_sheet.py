@@ -40,7 +40,7 @@ def contact_sheet(
         rng: Chooses the images.
     """
     rows = sorted(rng.choice(len(dataset), size=min(count, len(dataset)), replace=False).tolist())
-    columns = min(len(rows), max(4, math.ceil(math.sqrt(len(rows) * 1.5))))
+    columns = max(1, min(len(rows), max(4, math.ceil(math.sqrt(len(rows) * 1.5)))))
     width = 2 * MARGIN + columns * (TILE + GAP) - GAP
     header = _header(dataset, card, split, width)
     height = header.height + math.ceil(len(rows) / columns) * (TILE + CAPTION + GAP) + MARGIN - GAP
@@ -101,7 +101,9 @@ def _tile(example: dict[str, Any], card: DatasetCard) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     font = _font(12)
     for (x, y, w, h), category in zip(objects["bbox"], objects["category"], strict=True):
-        edges = x * scale, y * scale, (x + w) * scale - 1, (y + h) * scale - 1
+        # A box of less than a pixel of the tile would end before it begins.
+        left, top = x * scale, y * scale
+        edges = left, top, max(left, (x + w) * scale - 1), max(top, (y + h) * scale - 1)
         box = [max(0.0, min(value, limit - 1)) for value, limit in zip(edges, size * 2, strict=True)]
         draw.rectangle(box, outline=_colour(category), width=2)
         label = card.classes[category]

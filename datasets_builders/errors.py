@@ -1,4 +1,4 @@
-"""Errors that a person can act on, shared by every package of the project."""
+"""Errors that a person can act on, and their words, shared by every package of the project."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ class UserError(Exception):
     The message names the thing, the reason and the next command. Command lines print it without a traceback
     and leave with exit code 2.
     """
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Returns a number with its noun: `1 class`, `2 classes`, `12,000 images`."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], see: str) -> UserError:

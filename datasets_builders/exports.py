@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FORMATS = ("coco", "yolo")
 # The name that YOLO tools give to the split.
 YOLO_SPLITS = {"train": "train", "validation": "val"}
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
+# MPO is what Pillow calls a JPEG that holds further pictures, as phones write them.
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
 _UNFIT_FOR_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 _EXIF_ORIENTATION = 0x0112
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from datasets_builders.base import DetectionBuilder, RawExample
 from datasets_builders.errors import UserError
-from datasets_builders.raw_formats import FormatError, read_yolo
+from datasets_builders.raw_formats import FormatError, read_yolo, read_yolo_names
 from datasets_builders.raw_json import read_coco
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 COCO_FILE = "_annotations.coco.json"
-MAX_YAML_BYTES = 1_000_000
 # However the owner's list spells them.
 NAMES = {
     "hole": "hole",
@@ -61,17 +57,11 @@ class Fd(DetectionBuilder):
 
     def _class_names(self, root: Path) -> dict[int, str]:
         """Reads which class number means what; what cannot be understood is a problem."""
-        path = next((p for p in sorted(root.glob("*.y*ml")) if p.stat().st_size <= MAX_YAML_BYTES), None)
+        path = next(iter(sorted(root.glob("*.y*ml"))), root / "data.yaml")
         try:
-            content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
-            names = content["names"]
-            pairs = dict(names.items() if isinstance(names, dict) else enumerate(names))
-            # Never turned into text before: nested aliases would expand without end.
-            if not all(isinstance(value, int | str) for pair in pairs.items() for value in pair):
-                raise TypeError("names must be a list of texts, or numbers with texts")
-            return {int(index): self._canonical(str(name)) for index, name in pairs.items()}
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            self.problems.add("no list of class names", f"data.yaml: {type(error).__name__} {error}")
+            return {index: self._canonical(name) for index, name in read_yolo_names(path).items()}
+        except FormatError as error:
+            self.problems.add("no list of class names", f"{path.name}: {error}")
             return {}
 
     def _canonical(self, name: str) -> str:

@@ -49,7 +49,7 @@ class Gc10Det(DetectionBuilder):
     def read(self, raw: Path) -> Iterator[RawExample]:
         """Lists images with their VOC files; see `DetectionBuilder.read`."""
         images = self._images(raw)
-        annotations = {path.stem: path for path in sorted(raw.rglob("*.xml")) if path.name[0] != "."}
+        annotations = self._annotations(raw)
         if not images or not annotations:
             self.expect_folder(raw / "lable")
         for stem in sorted(annotations.keys() - images.keys()):
@@ -66,6 +66,17 @@ class Gc10Det(DetectionBuilder):
             yield RawExample(
                 stem, image, self._named(stem, voc.objects), group=recording[1] if recording else None
             )
+
+    def _annotations(self, raw: Path) -> dict[str, Path]:
+        """Finds the VOC files by stem; copies in several folders must say the same."""
+        found: dict[str, Path] = {}
+        for path in sorted(raw.rglob("*.xml")):
+            if path.name[0] == ".":
+                continue
+            first = found.setdefault(path.stem, path)
+            if first is not path and first.read_bytes() != path.read_bytes():
+                self.problems.add("different annotations of one name", f"{first} and {path}")
+        return found
 
     def _images(self, raw: Path) -> dict[str, Path]:
         """Finds the images by stem; copies in several class folders must show the same."""
@@ -104,7 +115,7 @@ class Gc10Det(DetectionBuilder):
             self.cleaning.note("stated size is wrong, the image's counts", image_id)
         kept: list[RawObject] = []
         for item in example.objects:
-            mended = self._inside_image(image_id, item, size)
+            mended = self.cut_back(image_id, item, size)
             if mended is None:
                 self.cleaning.note("box outside the image or empty left out", image_id, boxes=[item.category])
             elif mended in kept:
@@ -115,16 +126,3 @@ class Gc10Det(DetectionBuilder):
             self.cleaning.note("image without any usable box left out", image_id, images=1)
             return None
         return replace(example, objects=kept)
-
-    def _inside_image(self, image_id: str, item: RawObject, size: tuple[int, int]) -> RawObject | None:
-        x, y, width, height = item.bbox
-        left, right = sorted((x, x + width))
-        top, bottom = sorted((y, y + height))
-        if width < 0 or height < 0:
-            self.cleaning.note("swapped edges of a box put in order", image_id)
-        cut = max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1]))
-        if not (cut[0] < cut[2] and cut[1] < cut[3]):
-            return None
-        if cut != (left, top, right, bottom):
-            self.cleaning.note("box cut back to the image", image_id)
-        return replace(item, bbox=(cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1]))

@@ -15,6 +15,7 @@ import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
+from datasets_builders.errors import counted
 from datasets_builders.manifest import Manifest
 from datasets_builders.registry import DatasetCard
 from datasets_builders.schema import SPLITS
@@ -77,7 +78,7 @@ def page(
         title=card.title,
         images=f"{manifest.images:,}",
         boxes=f"{manifest.boxes:,}",
-        classes=len(card.classes),
+        classes=counted(len(card.classes), "class", "classes"),
         homepage=card.homepage,
         name=card.name,
         repo=repo,

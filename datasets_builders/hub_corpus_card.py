@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCardData
 
 from datasets_builders.corpus.sources import known_sources
 from datasets_builders.corpus.store import SKIPPED_LIST, CorpusManifest
+from datasets_builders.errors import counted
 from datasets_builders.hub_card import DEFAULT_CONFIG, hub_licence, size_category, table
 
 TEMPLATE = Path(__file__).with_name("hub_corpus_card.md")
@@ -44,8 +45,8 @@ def corpus_page(
         metadata=metadata.rstrip(),
         title=title,
         images=f"{manifest.images:,}",
-        categories=len(manifest.categories),
-        sources=len(present),
+        categories=counted(len(manifest.categories), "category", "categories"),
+        sources=counted(len(present), "source", "sources"),
         repo=repo,
         name=manifest.name,
         fingerprint=manifest.fingerprint,

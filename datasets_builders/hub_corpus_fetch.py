@@ -37,6 +37,11 @@ from datasets_builders.registry import HubSource
 from datasets_builders.storage import content_key
 
 LARGEST_SKIPPED_LIST = 64_000_000
+SOURCE_FACTS = (
+    "name", "title", "licence", "present", "expected", "expected_by_category", "found", "found_by_category",
+    "skipped", "skipped_reasons",
+)  # fmt: skip
+"""What this program reads of each source of a manifest."""
 LARGEST_ROW_GROUP = MAX_FILE_BYTES + 2 * BYTES_AT_ONCE
 
 
@@ -142,10 +147,14 @@ def _check_manifest(published: CorpusManifest) -> None:
         KeyError, TypeError, AttributeError, ValueError: It has not the form of a manifest.
     """
     names = [Path(path).name for path in published.shards]
-    licences = {str(source["name"]) for source in published.sources}
+    for source in published.sources:
+        missing = next((fact for fact in SOURCE_FACTS if fact not in source), None)
+        if missing is not None:
+            raise DamagedError(f"{MANIFEST} says nothing of {missing!r} of a source")
+    sources = {str(source["name"]) for source in published.sources}
     for path in published.shards:
         match = SHARD_PATH.fullmatch(path)
-        if match is None or match[1] not in licences:
+        if match is None or match[1] not in sources:
             raise DamagedError(f"{MANIFEST} names files that no push writes")
     if not names or len(set(names)) < len(names):
         raise DamagedError(f"{MANIFEST} names files that no push writes")

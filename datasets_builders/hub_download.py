@@ -117,17 +117,18 @@ class Download:
             UserError: There is no room for them.
         """
         missing = [path for path in wanted if not self._is_whole(path, wanted[path])]
-        needed = sum(wanted[path]["bytes"] for path in missing)
+        download = sum(wanted[path]["bytes"] for path in missing)
         if missing:
             sizes = self._sizes(missing)
             for path in missing:
                 if sizes.get(path) != wanted[path]["bytes"]:
                     raise DamagedError(f"{path} has not the size that {MANIFEST} says")
             free = shutil.disk_usage(self.staging).free
-            # Once as downloaded, once as built.
-            if needed + sum(file["bytes"] for file in wanted.values()) > free:
+            # What is missing as downloaded, and all of it as built.
+            needed = download + sum(file["bytes"] for file in wanted.values())
+            if needed > free:
                 raise UserError(
-                    f"{self.name}: not enough room in {storage.home()}: {2 * needed:,} bytes are needed, "
+                    f"{self.name}: not enough room in {storage.home()}: {needed:,} bytes are needed, "
                     f"{free:,} are free.\n  Set {storage.HOME_VARIABLE} to a folder with more."
                 )
         logger.warning(
@@ -135,7 +136,7 @@ class Download:
             self.name,
             self.source,
             len(missing),
-            f"{needed:,}",
+            f"{download:,}",
             len(wanted) - len(missing),
         )
         for path in missing:
@@ -197,7 +198,7 @@ def parquet_rows(
         largest_group: Bytes that a row group may take in memory.
 
     Raises:
-        RowError: It is no Parquet file, of another schema, or takes more memory than that.
+        RowError: It is no Parquet file, a damaged one, of another schema, or takes more memory than that.
     """
     try:
         with pq.ParquetFile(parquet) as file:
@@ -206,5 +207,15 @@ def parquet_rows(
                 raise RowError(f"it would take {max(groups):,} bytes of memory")
             for batch in file.iter_batches(batch_rows):
                 yield from table_cast(pa.Table.from_batches([batch]), schema).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, CastError) as error:
-        raise RowError(str(error).splitlines()[0]) from error
+    except (
+        pa.ArrowInvalid,
+        pa.ArrowTypeError,
+        pa.ArrowNotImplementedError,
+        CastError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
+        # PyArrow tells damaged pages by an OSError, too; one of the disk has a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise RowError(next(iter(str(error).splitlines()), type(error).__name__)) from error

@@ -101,12 +101,26 @@ def _published(card: DatasetCard, source: HubSource, download: Download) -> Mani
             f"{source} was made by another version of this program, or from another catalogue, than the "
             f"one installed: it may differ from what this version builds.\n" + _instead(card, source)
         )
-    names = [path for paths in published.shards.values() for path in paths]
+    try:
+        _check_files(published)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(f"{MANIFEST} is not what a push writes ({error})") from error
+    return published
+
+
+def _check_files(published: Manifest) -> None:
+    """Checks what is used of a manifest before its files are there.
+
+    Raises:
+        DamagedError: It names files that no push writes.
+        KeyError, TypeError, AttributeError, ValueError: It has not the form of a manifest.
+    """
     if set(published.shards) != set(SPLITS):
         raise DamagedError(f"{MANIFEST} has not the splits {', '.join(SPLITS)}")
-    if any(not SHARD_PATH.fullmatch(name) or name not in published.files for name in names):
-        raise DamagedError(f"{MANIFEST} names files that no push writes")
-    return published
+    for path in [path for paths in published.shards.values() for path in paths]:
+        if not SHARD_PATH.fullmatch(path) or path not in published.files:
+            raise DamagedError(f"{MANIFEST} names files that no push writes")
+        int(published.files[path]["bytes"]), str(published.files[path]["sha256"])
 
 
 def _build(
@@ -179,6 +193,8 @@ def _check_row(row: dict[str, Any], card: DatasetCard) -> None:
         raise RowError(f"{where}: the objects are not lists")
     if len({len(values) for values in objects.values()}) != 1:
         raise RowError(f"{where}: the lists of objects differ in length")
+    if None in objects["id"] or None in objects["area"]:
+        raise RowError(f"{where}: an object has no id, or no area")
     for category, box in zip(objects["category"], objects["bbox"], strict=True):
         if category is None or not 0 <= category < len(card.classes):
             raise RowError(f"{where}: there is no class {category}")

@@ -215,7 +215,7 @@ class Publication:
         upload = {
             path: file.bytes
             for path, file in self.parcel.files.items()
-            if path not in visible or not _same(file, visible[path])
+            if path not in visible or not is_same(file, visible[path])
         }
         earlier = remote.manifest["files"] if remote and remote.manifest else {}
         return Plan(
@@ -279,7 +279,8 @@ class Publication:
         return operation
 
 
-def _same(local: LocalFile, remote: RepoFile) -> bool:
+def is_same(local: LocalFile, remote: RepoFile) -> bool:
+    """Tells whether a file of a repository has the content of one here."""
     if local.bytes != remote.size:
         return False
     if remote.lfs is not None:

@@ -42,6 +42,11 @@ def push(
             cannot be reached or refuses.
     """
     card = registry.card(name)
+    if card.origin == "own":
+        raise UserError(
+            f"{name} is a set of your own images and stays on this machine.\n"
+            "  To publish a dataset, give it a place in the catalogue: docs/extending.md"
+        )
     command = f"python -m datasets_builders push {card.dataset} --repo {repo}" + " --private" * private
     if card.config:
         raise UserError(f"{name} is a config of {card.dataset} and published with it: {command}")

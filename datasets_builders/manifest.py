@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,7 @@ def read_checked(path: Path) -> dict[str, Any] | None:
             raise DamagedError(f"{path}: its checksum does not match")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: not a manifest ({error})") from error
     return content
 
@@ -131,7 +133,8 @@ def check_sizes(folder: Path, manifest: Manifest) -> tuple[tuple[str, int, int],
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise DamagedError(f"{path}: missing")
-        status = path.stat()
+        with _there(path):
+            status = path.stat()
         if status.st_size != expected["bytes"]:
             raise DamagedError(f"{path}: has {status.st_size} bytes instead of {expected['bytes']}")
         signature.append((name, status.st_size, status.st_mtime_ns))
@@ -142,8 +145,19 @@ def check_content(folder: Path, manifest: Manifest) -> None:
     """Checks the sha256 of every file.
 
     Raises:
-        DamagedError: A file's content has changed.
+        DamagedError: A file's content has changed, or it is gone.
     """
     for name, expected in manifest.files.items():
-        if file_sha256(folder / name) != expected["sha256"]:
+        with _there(folder / name):
+            sha256 = file_sha256(folder / name)
+        if sha256 != expected["sha256"]:
             raise DamagedError(f"{folder / name}: its content has changed (sha256)")
+
+
+@contextlib.contextmanager
+def _there(path: Path) -> Iterator[None]:
+    """Another process that builds the dataset again takes its files away while they are read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: missing") from error

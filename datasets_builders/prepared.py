@@ -100,14 +100,16 @@ def prepare(
         UserError: The name is unknown, the raw data is missing or wrong, the Hub cannot be reached, or the cache
             cannot be written.
     """
-    card = registry.card(name)
-    owner = registry.card(card.dataset)
+    card = _card_to_prepare(name, raw)
+    owner = registry.card(card.dataset) if card.origin == "derived" else card
     if raw is not None and hub is not None:
         raise UserError("--raw and --hub are two sources of one dataset: give one of them.")
     source = registry.HubSource.parse(hub) if hub is not None else None
     raw = raw.expanduser().resolve() if raw is not None else None
     if raw is not None and owner.origin == "procedural":
         raise UserError(f"{owner.name} is generated, not read from files: leave out --raw.")
+    # People add images and correct labels, and a build takes seconds.
+    force = force or (owner.origin == "own" and raw is not None)
     folder = dataset_folder(card)
     if not force:
         found = _sound(owner, folder)
@@ -180,6 +182,13 @@ def fingerprint(name: str) -> str:
     return manifest.subsets[card.config].fingerprint if card.config else manifest.fingerprint
 
 
+def _card_to_prepare(name: str, raw: Path | None) -> registry.DatasetCard:
+    """Returns the card of a dataset; own images have one as soon as there is a folder to read them from."""
+    if registry.is_own(name) and raw is not None:
+        return registry.own_card(name)
+    return registry.card(name)
+
+
 def _sound(card: registry.DatasetCard, folder: Path, say: bool = False) -> Manifest | None:
     """Returns the manifest of a dataset that is whole and up to date, else None; `say` warns why not."""
     from datasets_builders.building import identity
@@ -239,7 +248,10 @@ def _recorded_source(
     if card.hub is not None:
         return None, partial, card.hub
     raise UserError(
-        f"{card.name} is not ready on this machine; it is built from files of its owner.\n"
+        f"{card.name} must be built again, and the folder of its images is gone.\n"
+        f"  Bring it back: python -m datasets_builders prepare {card.name} --raw DIR"
+        if card.origin == "own"
+        else f"{card.name} is not ready on this machine; it is built from files of its owner.\n"
         f"  Get them from {card.homepage}\n"
         f"  then: python -m datasets_builders prepare {card.name} --raw DIR"
     )

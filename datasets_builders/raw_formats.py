@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
+import yaml
 from defusedxml import DefusedXmlException
 
 from datasets_builders.base import RawObject
@@ -15,6 +17,7 @@ from datasets_builders.base import RawObject
 # A VOC file of a few hundred boxes has some 100 kB.
 MAX_XML_BYTES = 10_000_000
 MAX_YOLO_BYTES = 10_000_000
+MAX_NAMES_BYTES = 1_000_000
 
 
 class FormatError(ValueError):
@@ -97,6 +100,42 @@ def read_yolo(path: Path, classes: Mapping[int, str]) -> list[RawObject]:
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{error}") from error
     return [_yolo_object(line, number, classes) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_yolo_names(path: Path) -> dict[int, str]:
+    """Reads which class number means what: `names` of a data.yaml, or a text file of one name a line from 0 on.
+
+    Raises:
+        FormatError: It is no such file, or a line between names is empty.
+    """
+    try:
+        if path.stat().st_size > MAX_NAMES_BYTES:
+            raise FormatError(f"larger than {MAX_NAMES_BYTES} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            listed = [line.strip() for line in text.rstrip().splitlines()]
+            if "" in listed:
+                # Some tools count such a line as a class, others do not.
+                raise FormatError(f"line {listed.index('') + 1} is empty, which leaves the numbers open")
+            return dict(enumerate(listed))
+        names: Any = yaml.safe_load(text)["names"]
+        pairs = dict(names.items() if isinstance(names, dict) else enumerate(names))
+        # Never turned into text before: nested aliases would expand without end.
+        if not all(isinstance(value, int | str) for pair in pairs.items() for value in pair):
+            raise TypeError("names must be a list of texts, or numbers with texts")
+        return {int(index): str(name).strip() for index, name in pairs.items()}
+    except FormatError:
+        raise
+    except (
+        OSError,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise FormatError(f"{type(error).__name__} {error}") from error
 
 
 def _yolo_object(line: str, number: int, classes: Mapping[int, str]) -> RawObject:

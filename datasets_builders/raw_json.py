@@ -56,7 +56,10 @@ def read_json(path: Path, limit: int) -> Any:
         if path.stat().st_size > limit:
             raise FormatError(f"larger than {limit} bytes")
         return json.loads(path.read_bytes())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
+        # A plain ValueError is a number of thousands of digits.
         raise FormatError(f"not JSON ({error})") from error
     except RecursionError as error:
         raise FormatError("nested too deeply") from error
@@ -102,12 +105,17 @@ def read_coco(path: Path) -> list[CocoImage]:
     """Reads a COCO detection file, pictures in the order of their ids; crowd regions are left out.
 
     Raises:
-        FormatError: The file is not COCO's JSON, is too large, or refers to what it does not hold.
+        FormatError: The file is not COCO's JSON, is too large, refers to what it does not hold, or gives one id
+            twice.
     """
     content = read_json(path, MAX_COCO_BYTES)
     try:
         names = {int(item["id"]): str(item["name"]).strip() for item in content["categories"]}
         pictures = {int(item["id"]): item for item in content["images"]}
+        for what, by_id in (("categories", names), ("images", pictures)):
+            # Files that were put together: which of the two an annotation is of cannot be told.
+            if len(by_id) < len(content[what]):
+                raise FormatError(f"two of its {what} have one id")
         objects: dict[int, list[RawObject]] = defaultdict(list)
         for item in content["annotations"]:
             owner, category = int(item["image_id"]), int(item["category_id"])

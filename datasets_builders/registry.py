@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +12,18 @@ from typing import Any
 
 import yaml
 
+from datasets_builders import storage
 from datasets_builders.errors import UserError, unknown_name
+from datasets_builders.manifest import DamagedError, read_manifest
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 SYNTHETIC_CONFIGS = Path(__file__).parent / "synthetic" / "configs"
 LIST_COMMAND = "python -m datasets_builders list"
+OWN_PREFIX = "own_"
+_OWN_NAME = re.compile(r"own_[a-z0-9][a-z0-9_]{0,39}")
+_OWN_LAYOUT = """\
+images (jpg, png, bmp, tif, webp) in any folders, and the labels of some of them, of one kind:
+VOC (NAME.xml), YOLO (NAME.txt, and data.yaml or classes.txt) or COCO (one .json or more); see docs/datasets.md"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class DatasetCard:
         title: One line for people.
         classes: Class names; a category's index is its place here.
         masks: `"none"`, `"binary"` (255 = defect) or `"instance"` (value k = k-th object of the image).
-        origin: `"raw"`, `"procedural"` or `"derived"`.
+        origin: `"raw"`, `"procedural"`, `"derived"`, or `"own"`: a user's images, no part of the benchmark.
         licence: The licence as its owner states it, or `"not stated"`.
         homepage: Where its owner publishes it.
         citation: How the owner wishes to be cited.
@@ -80,6 +89,8 @@ class DatasetCard:
         subsets: Derived configs: name -> number of training images.
         parent: Name of the dataset that a derived one is taken from, else None.
         splits: Images in each split, where fixed before the build.
+        scenes: Name of the procedural config whose scenes it shows; empty for other sets.
+        toy: Whether it is a handful of images, for trying things; numbers on it mean nothing.
         seen: Whether the builder was tested on files of the owner; if not, on files made from a description.
         hub: The published copy to fetch where there are no raw files, at a commit; None where there is none.
     """
@@ -99,6 +110,8 @@ class DatasetCard:
     subsets: Mapping[str, int] = field(default_factory=dict)
     parent: str | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
+    scenes: str = ""
+    toy: bool = False
     seen: bool = True
     hub: HubSource | None = None
 
@@ -116,8 +129,9 @@ class DatasetCard:
 def _read_card(name: str, entry: dict[str, Any]) -> DatasetCard:
     entry = dict(entry)
     if entry["origin"] == "procedural":
-        config = yaml.safe_load((SYNTHETIC_CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-        entry |= {key: config[key] for key in ("title", "classes", "splits")}
+        entry.setdefault("scenes", name)
+        config = yaml.safe_load((SYNTHETIC_CONFIGS / f"{entry['scenes']}.yaml").read_text(encoding="utf-8"))
+        entry = {key: config[key] for key in ("title", "classes", "splits")} | entry
     if "expected" in entry:
         entry["expected"] = Counts(**entry["expected"])
     if "hub" in entry:
@@ -126,8 +140,7 @@ def _read_card(name: str, entry: dict[str, Any]) -> DatasetCard:
 
 
 @functools.cache
-def cards() -> dict[str, DatasetCard]:
-    """Returns the card of every dataset and derived config, by name, in the catalogue's order."""
+def _catalogue() -> dict[str, DatasetCard]:
     found = {}
     for name, entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")).items():
         base = found[name] = _read_card(name, entry)
@@ -145,6 +158,52 @@ def cards() -> dict[str, DatasetCard]:
     return found
 
 
+def cards() -> dict[str, DatasetCard]:
+    """Returns the card of every dataset and derived config by name: the catalogue's, then own sets of this machine."""
+    return _catalogue() | _own_cards()
+
+
+def is_own(name: str) -> bool:
+    """Tells whether a name is that of a user's own images; no public dataset has such a name."""
+    return name.startswith(OWN_PREFIX)
+
+
+def own_card(name: str, classes: tuple[str, ...] = ()) -> DatasetCard:
+    """Returns the card of a user's own images; its classes are known once they are read.
+
+    Raises:
+        UserError: The name cannot be that of a folder, a record and a page at once.
+    """
+    if not _OWN_NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be the name of images of your own:"
+            f" {OWN_PREFIX} and at most 40 small letters, digits and _."
+        )
+    return DatasetCard(
+        name=name,
+        title=f"{name.removeprefix(OWN_PREFIX)}, images of one's own",
+        classes=classes,
+        masks="none",
+        origin="own",
+        licence="own",
+        homepage="a folder of your own",
+        citation="own images",
+        builder="datasets_builders.own:OwnFolder",
+        layout=_OWN_LAYOUT,
+        train_share=0.7,
+    )
+
+
+def _own_cards() -> dict[str, DatasetCard]:
+    found = {}
+    for folder in sorted((storage.home() / "datasets").glob(f"{OWN_PREFIX}*")):
+        with contextlib.suppress(DamagedError):
+            manifest = read_manifest(folder)
+            if manifest is not None and _OWN_NAME.fullmatch(folder.name):
+                found[folder.name] = own_card(folder.name, tuple(manifest.per_class))
+    return found
+
+
 def names() -> list[str]:
     """Returns the names that `load` takes."""
     return list(cards())
@@ -157,6 +216,12 @@ def card(name: str) -> DatasetCard:
         UserError: There is no dataset of that name.
     """
     known = cards()
+    if name not in known and is_own(name):
+        own_card(name)  # refuses a name that cannot be
+        raise UserError(
+            f"{name} is not ready on this machine; it is built from a folder of your own images.\n"
+            f"  then: python -m datasets_builders prepare {name} --raw DIR"
+        )
     if name not in known:
         raise unknown_name("dataset", name, known, LIST_COMMAND)
     return known[name]

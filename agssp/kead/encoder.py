@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from agssp.kead import encoder_sources, vv_attention
 from agssp.kead.encoder_sources import Loaded, names
+from agssp.kead.products import PLAIN, PrepackedProducts, Products
 from agssp.kead.tokenizer import Tokenizer
+from baselines.training.precision import is_bfloat16_fast
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import canonical_json, content_key
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "ImageFeatures", "Tokenizer", "load_encoder", "names"]
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BF16_PAYS_FROM_WIDTH = 768
-"""Width of the vision tower; below it, converting costs more than the faster products save."""
+_WIDE = 768
+"""Vision towers from this width on gain from bf16 and prepacked weights on a CPU; smaller ones lose by converting."""
 _TEXTS_AT_ONCE = 64
 
 
@@ -52,7 +54,7 @@ class Encoder:
         identity: Everything that changes a feature: model, weights, taps, precision. JSON-able.
         grid: Rows and columns of patches.
         image_size: Side of the input in pixels.
-        clip: open_clip's model; its vision tower has the precision of `identity`.
+        clip: open_clip's model; its vision tower has the precision of `identity`. Its weights are not to be changed.
         tokenizer: Of the text encoder.
         batch_size: Images at once that suit the device.
     """
@@ -85,6 +87,9 @@ class Encoder:
         self._device = torch.device(device)
         self.clip: open_clip.CLIP = loaded.model.requires_grad_(False).eval().to(self._device)
         _convert(visual, _PRECISIONS[precision])
+        prepack = device == "cpu" and visual.conv1.out_channels >= _WIDE
+        prepack = prepack and PrepackedProducts.available(_PRECISIONS[precision])
+        self._products: Products = PrepackedProducts() if prepack else PLAIN
         self._mean = torch.tensor(config["mean"], device=self._device).view(3, 1, 1) * 255
         self._std = torch.tensor(config["std"], device=self._device).view(3, 1, 1) * 255
 
@@ -137,6 +142,7 @@ class Encoder:
             vv=vv,
             layer_aliasing=layer_aliasing,
             cls=cls,
+            products=self._products,
         )
         return ImageFeatures(
             None if feature is None else F.normalize(feature, dim=-1),
@@ -182,7 +188,7 @@ def load_encoder(
             tensors, which is read without running code. The tag then gives mean, std and activation only, and
             may be left out.
         device: Of torch: `cpu`, `cuda`, `cuda:1`.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: fp16 on CUDA; on a CPU bf16 where the processor multiplies in it
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: fp16 on CUDA; on a CPU bf16 where the processor is fast in it
             and the model is large enough to gain, else fp32.
 
     Raises:
@@ -200,9 +206,7 @@ def _precision(asked: str, device: str, width: int) -> str:
     if asked == "auto":
         if device != "cpu":
             return "fp16"
-        features = torch.cpu.get_capabilities()
-        fast = features.get("avx512_bf16", False) or features.get("amx_bf16", False)
-        return "bf16" if fast and width >= _BF16_PAYS_FROM_WIDTH else "fp32"
+        return "bf16" if is_bfloat16_fast(device) and width >= _WIDE else "fp32"
     if asked not in _PRECISIONS:
         raise unknown_name("precision", asked, ["auto", *_PRECISIONS], see="docs/kead.md")
     if asked == "fp16" and device == "cpu":

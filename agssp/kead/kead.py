@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agssp.kead import prompts, scoring
-from agssp.kead.encoder import Encoder
+from agssp.kead.encoder import Encoder, ImageFeatures
 from agssp.kead.knowledge import Category, lookup
+from agssp.map_sources import AnomalyMaps
 from datasets_builders.errors import UserError
 
 
@@ -45,19 +46,6 @@ class KeADSettings:
             raise UserError(
                 f"temperature is {self.temperature}. It must be greater than 0 (the paper's: 0.07)."
             )
-
-
-@dataclass(frozen=True)
-class AnomalyMaps:
-    """Scores of some images.
-
-    Attributes:
-        maps: (N, h, w) float32 on the patch grid; zero-shot in [0, 1], few-shot in [0, 2].
-        image_scores: (N,) float32; zero-shot in [0, 1], few-shot in [0, 3] (`released`: [0, 1.5]).
-    """
-
-    maps: NDArray[np.float32]
-    image_scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,10 @@ class KeAD:
             images: (H, W, 3) RGB uint8 each, of any sizes and any number.
             model: Of their category.
 
+        Returns:
+            Maps on the patch grid, zero-shot in [0, 1] and few-shot in [0, 2], and image scores, zero-shot in [0, 1]
+            and few-shot in [0, 3] (`released`: [0, 1.5]).
+
         Raises:
             UserError: An image is not RGB uint8.
         """
@@ -144,6 +136,7 @@ class KeAD:
 
     def _score_batch(self, batch: Tensor, model: CategoryModel) -> tuple[Tensor, Tensor]:
         features = self._encode(batch, cls=True)
+        assert features.cls is not None, "asked for"
         temperature = self.settings.temperature
 
         def zero_shot(tokens: Tensor) -> Tensor:
@@ -158,7 +151,7 @@ class KeAD:
         )
         return maps, scores
 
-    def _encode(self, batch: Tensor, *, cls: bool) -> Any:
+    def _encode(self, batch: Tensor, *, cls: bool) -> ImageFeatures:
         settings = self.settings
         return self.encoder.encode_images(
             batch, vv=settings.vv, layer_aliasing=settings.layer_aliasing, cls=cls

@@ -71,8 +71,7 @@ class KeADSource(MapSource):
         return self._kead.fit(category, normals)
 
     def score(self, batch: Sequence[MapInput], model: CategoryModel) -> AnomalyMaps:
-        found = self._kead.score([one.image for one in batch], model)
-        return AnomalyMaps(found.maps, found.image_scores)
+        return self._kead.score([one.image for one in batch], model)
 
     def rate(self, category: str, batch: Sequence[MapInput]) -> NDArray[np.float32]:
         return self.score(batch, self._without_normals(category)).image_scores

@@ -24,8 +24,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from agssp.kead.encoder import Encoder, load_encoder
-from agssp.kead.kead import AnomalyMaps, KeAD, KeADSettings
+from agssp.kead.kead import KeAD, KeADSettings
 from agssp.map_quality import box_recall
+from agssp.map_sources import AnomalyMaps
 from agssp.pseudo_boxes import BoxSettings, boxes_from_map
 from agssp.upsampling import upsample
 from datasets_builders.errors import UserError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,8 @@ def load_examples(
             with atomic_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, images=part.images, kinds=part.kinds, surfaces=part.surfaces)
             on_progress("images", min(count, (len(paths) - len(missing) + number) * _PART), count, {})
-    parts = [np.load(path) for path in paths]
-    return Examples(
-        *(np.concatenate([part[name] for part in parts]) for name in ("images", "kinds", "surfaces"))
-    )
+    with ExitStack() as opened:
+        parts = [opened.enter_context(np.load(path)) for path in paths]
+        return Examples(
+            *(np.concatenate([part[name] for part in parts]) for name in ("images", "kinds", "surfaces"))
+        )

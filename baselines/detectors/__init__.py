@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from baselines import backbones
 from baselines.backbones import Backbone
 from baselines.detectors import dino, faster_rcnn, yolov8
 from datasets_builders.errors import UserError, unknown_name
@@ -113,9 +114,9 @@ def build_detector(config: dict[str, Any]) -> torch.nn.Module:
     from mmengine.registry import DefaultScope
     from mmyolo.registry import MODELS
 
-    import baselines.detectors.letterboxed
-    import baselines.lite0  # noqa: F401  (registers the classes)
+    import baselines.detectors.letterboxed  # noqa: F401  (registers the classes)
 
+    backbones.register()
     # mmdet builds parts of its own, such as IoU calculators, by names without a scope.
     ours = config["type"].startswith("agssp.")
     with DefaultScope.overwrite_default_scope("mmdet") if ours else nullcontext():

@@ -11,7 +11,7 @@ from mmdet.models.detectors import DINO, FasterRCNN
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from baselines.lite0 import AGSSP_MODELS
+from baselines.models import AGSSP_MODELS
 
 
 class _Letterboxed:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from baselines.backbones import Backbone
 from baselines.detectors import build_detector, detector_config
+from baselines.training import averaging, precision
 from baselines.training.data import train_pipeline
 from baselines.training.hooks import EpochRecorder, StepRates, SwitchPipelineHook
 from baselines.training.optim import optim_wrapper
@@ -75,6 +76,8 @@ def new_detector(detector: str, backbone: Backbone, num_classes: int, recipe: De
             size=recipe.size,
         )
     )
+    if precision.resolve(recipe.mixed_precision) == "bf16":
+        precision.compute_in_bfloat16(model)
     # Convolutions run about a fifth faster on CPUs in this layout; the arithmetic is the same.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -84,7 +87,7 @@ def moving_average(recipe: DetectorTraining) -> EMAHook | None:
     if recipe.ema is None:
         return None
     hook = EMAHook(
-        ema_type="mmdet.ExpMomentumEMA",
+        ema_type=averaging.MovingAverage,
         momentum=recipe.ema.momentum,
         gamma=recipe.ema.gamma,
         update_buffers=True,

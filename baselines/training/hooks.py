@@ -219,11 +219,19 @@ class EpochRecorder(Hook):
         return path.is_file() and file_sha256(path) == sha256
 
     def _store(self, runner: Runner, epoch: int, iteration: int) -> None:
+        """Stores the state after an epoch and adds up the time.
+
+        After the last epoch a state helps only where the result cannot be stored right away, and only if repeating
+        what is not stored yet would take long.
+        """
         if not is_main_process():
             return
         now = time.perf_counter()
-        self._history.seconds += now - self._started
+        unstored = now - self._started
+        self._history.seconds += unstored
         self._started = now
+        if epoch == runner.max_epochs and unstored < STORE_SECONDS:
+            return
         save_progress(
             self._folder,
             Progress(

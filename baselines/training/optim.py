@@ -36,7 +36,8 @@ def build_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimize
         upper = [entry for entry in trainable if not entry[0].startswith("backbone.")]
         slower = {"lr": factor * recipe.lr}
         groups = _groups(upper, norms, decay) + [group | slower for group in _groups(lower, norms, decay)]
-    return getattr(torch.optim, kind)(groups, **settings)
+    # One operation for all parameters of a group.
+    return getattr(torch.optim, kind)(groups, fused=True, **settings)
 
 
 def _groups(named: list[tuple[str, nn.Parameter]], norms: set[int], decay: float) -> list[dict[str, Any]]:

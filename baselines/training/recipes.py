@@ -18,8 +18,12 @@ def _absent(value: object) -> bool:
     return value is None
 
 
+def _off(value: object) -> bool:
+    return value is False
+
+
 class Optimizer(Settings):
-    """The optimiser of finetuning; `momentum` and `nesterov` apply to SGD alone.
+    """The optimiser of a training; `momentum` and `nesterov` apply to SGD alone.
 
     `backbone_factor` multiplies the learning rate of the backbone.
     """
@@ -115,6 +119,7 @@ class DetectorTraining(Settings):
         losses: YOLOv8's; the other detectors have mmdet's.
         assigner: YOLOv8's.
         size: Of the other detectors: a name of `baselines/detectors/sizes.yaml`.
+        mixed_precision: bfloat16 in the network where the machine has it; see `baselines.training.precision`.
     """
 
     image_size: int = Field(gt=0, multiple_of=32)
@@ -131,6 +136,7 @@ class DetectorTraining(Settings):
     losses: Losses | None = None
     assigner: Assigner | None = None
     size: str | None = Field(default=None, exclude_if=_absent)
+    mixed_precision: bool = Field(default=False, exclude_if=_off)
 
     @model_validator(mode="after")
     def _fits_together(self) -> DetectorTraining:

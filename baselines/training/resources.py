@@ -16,10 +16,12 @@ def cores() -> int:
 
 
 def set_threads(workers: int) -> None:
-    """Lets torch compute on the cores that data-loading workers leave free."""
+    """Lets torch compute on the cores that data-loading workers leave free, or fewer if OMP_NUM_THREADS says so."""
     import torch
 
-    torch.set_num_threads(max(cores() - workers, 1))
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    most = min(int(wish), cores()) if wish.isdecimal() and int(wish) else cores()
+    torch.set_num_threads(max(most - workers, 1))
 
 
 def default_workers(device: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,8 @@ def compare(names: list[str], workers: int, overlaps: bool | None = None) -> lis
         overlaps: See `matching.find_matches`; None for a dataset with itself only.
 
     Raises:
-        UserError: A name is unknown, given twice or a corpus where a dataset is needed, or is not prepared.
+        UserError: A name is unknown, given twice or a corpus where a dataset is needed, or is not prepared, or a
+            process was killed.
     """
     first, *others = names
     if len(set(names)) < len(names):
@@ -69,10 +71,16 @@ def compare(names: list[str], workers: int, overlaps: bool | None = None) -> lis
 
     queries = collections[0]
     partly = not others if overlaps is None else overlaps
-    return [
-        Audit(queries, references, find_matches(queries, references, workers, partly))
-        for references in collections[1:] or collections
-    ]
+    try:
+        return [
+            Audit(queries, references, find_matches(queries, references, workers, partly))
+            for references in collections[1:] or collections
+        ]
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process of the audit was killed, most likely for want of memory.\n"
+            f"  Next: python -m datasets_builders audit {' '.join(names)} --workers 1"
+        ) from error
 
 
 def write_report(audits: list[Audit], folder: Path) -> list[Path]:
@@ -183,7 +191,7 @@ def run(
         show(audit, console)
         console.print()
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     if filtered is not None:
         console.print(
             f"wrote corpus {filtered.name}: {filtered.manifest.images} of {len(audits[0].queries)} images",

@@ -152,8 +152,8 @@ def render(audit: Audit) -> Group:
             pairs.add_column(column, justify="right")
         for match in leaks[:SHOWN]:
             pairs.add_row(
-                _label(audit.queries, match.query),
-                _label(audit.references, match.reference),
+                Text(_label(audit.queries, match.query)),
+                Text(_label(audit.references, match.reference)),
                 match.kind,
                 ORIENTATIONS[match.orientation],
                 f"{match.score:.2f}",

@@ -16,6 +16,26 @@ from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 ROOT_DEPTH = 3
+TRANSPARENT_FOLDERS = frozenset(
+    {
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "jpegimages",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "xml",
+        "xmls",
+    }
+)
+"""Folders that only tell images from their labels."""
+SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
+TEST_FOLDER = "test"
+PLAIN_FOLDERS = TRANSPARENT_FOLDERS | SPLIT_FOLDERS.keys() | {TEST_FOLDER}
+"""Folders whose names say nothing of what their images show."""
 LINKED_FOLDER = "a link to a folder; links to folders are not followed"
 _PASSED_OVER = frozenset({"__MACOSX"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,9 +223,10 @@ def load_corpus(name: str, streaming: bool = False) -> datasets.Dataset | datase
     try:
         return open_corpus(manifest, streaming)
     except DamagedError as error:
+        source = "" if manifest.raw is None else f" --raw {shlex.quote(manifest.raw)}"
         raise UserError(
-            f"{name} is damaged: {error}\n"
-            f"  Build it again: python -m datasets_builders prepare {name.partition('/')[0]} --force ..."
+            f"{manifest.name} is damaged: {error}\n"
+            f"  Build it again: python -m datasets_builders prepare {manifest.name} --force{source}"
         ) from error
 
 

@@ -6,12 +6,14 @@ import itertools
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from datasets_builders.corpus.catalogue import entries, is_corpus
+from datasets_builders.corpus.catalogue import entries, entry, is_corpus, is_own
 from datasets_builders.corpus.prepared import PreparedCorpus
 from datasets_builders.corpus.sources import known_sources
 from datasets_builders.corpus.store import SKIPPED_LIST, corpora_folder, corpus_folder, quick_manifest
+from datasets_builders.errors import counted
 from datasets_builders.manifest import MANIFEST
 
 NAMED_SKIPS = 10
@@ -26,7 +28,9 @@ def list_facts() -> list[dict[str, Any]]:
         name = path.parent.relative_to(root).as_posix()
         if name not in entries() and not name.startswith("."):
             base = name.partition("/")[0]
-            known = entries().get(base, {"title": "taken from another corpus"})
+            known = (
+                entry(name) if is_own(name) else entries().get(base, {"title": "taken from another corpus"})
+            )
             facts.append(_facts(name, known))
     return facts
 
@@ -47,14 +51,23 @@ def _facts(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "images": images,
         "boxes": None,
         "masks": "none",
-        "licence": "Apache-2.0" if procedural else "mixed",
-        "origin": "procedural" if procedural else "raw" if is_corpus(name) else "derived",
+        "licence": "Apache-2.0" if procedural else "own" if is_own(name) else "mixed",
+        "origin": _origin(name, procedural),
         "homepage": None,
         "ready": manifest is not None,
-        "partial": manifest is not None and any(s["found"] != s["expected"] for s in manifest.sources),
+        # A corpus that was taken from another one lacks images on purpose.
+        "partial": manifest is not None
+        and is_corpus(name)
+        and any(s["expected"] not in (None, s["found"]) for s in manifest.sources),
         "layout_seen": _layouts_seen(entry),
         "folder": str(corpus_folder(name)),
     }
+
+
+def _origin(name: str, procedural: bool) -> str:
+    if procedural or is_own(name):
+        return "procedural" if procedural else "own"
+    return "raw" if is_corpus(name) else "derived"
 
 
 def _layouts_seen(entry: dict[str, Any]) -> bool:
@@ -88,7 +101,9 @@ def print_prepared(done: PreparedCorpus) -> None:
     ]
     if missing:
         console.print(
-            f"not there, {len(missing)} source(s) (expected): {', '.join(missing)}", highlight=False
+            f"not there, {len(missing)} source(s) (expected): {', '.join(missing)}",
+            highlight=False,
+            markup=False,
         )
     if done.ignored:
         console.print(f"not a source, passed over: {', '.join(done.ignored)}", highlight=False, markup=False)
@@ -99,15 +114,24 @@ def print_prepared(done: PreparedCorpus) -> None:
                 what, _, why = line.rstrip("\n").partition("\t")
                 console.print(f"skipped: {what}: {why}", highlight=False, markup=False, soft_wrap=True)
         if manifest.skipped > NAMED_SKIPS:
-            console.print(f"and {manifest.skipped - NAMED_SKIPS} more, all in {path}", soft_wrap=True)
+            console.print(
+                f"and {manifest.skipped - NAMED_SKIPS} more, all in {path}", markup=False, soft_wrap=True
+            )
     size = sum(file["bytes"] for file in manifest.files.values())
     console.print(
-        f"{manifest.images} images, {len(manifest.categories)} categories, {len(manifest.shards)} shard(s), "
-        f"{size / 1e6:.1f} MB",
+        f"{counted(manifest.images, 'image', 'images')},"
+        f" {counted(len(manifest.categories), 'category', 'categories')},"
+        f" {counted(len(manifest.shards), 'shard', 'shards')}, {size / 1e6:.1f} MB",
         highlight=False,
     )
+    if is_own(done.name) and len(manifest.categories) == 1:
+        console.print(
+            "one category: pretrain by mocov3 or simmim. For cls, put the images of each product or surface into a"
+            " folder of its own.",
+            soft_wrap=True,
+        )
     console.print(f"fingerprint: {manifest.fingerprint}", highlight=False, soft_wrap=True)
-    console.print(f"folder: {done.folder}", highlight=False, soft_wrap=True)
+    console.print(f"folder: {done.folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _add_source(table: Table, source: dict[str, Any]) -> None:
@@ -115,16 +139,16 @@ def _add_source(table: Table, source: dict[str, Any]) -> None:
     expected = source["expected"]
     differs = "" if expected is None or expected == source["found"] else " [yellow]differs[/]"
     table.add_row(
-        f"[bold]{source['name']}[/]",
+        f"[bold]{escape(source['name'])}[/]",
         f"{source['found']}{differs}",
         "–" if expected is None else str(expected),
         str(source["skipped"] or ""),
-        source["licence"],
+        escape(source["licence"]),
         "" if seen else "not yet seen in the wild",
     )
     assumed = " (assumed)" if source.get("categories_from") == "assumed" else ""
     for category, number in source["expected_by_category"].items():
         found = source["found_by_category"].get(category, 0)
         table.add_row(
-            f"  {category}{assumed}", str(found), "–" if number is None else str(number), "", "", ""
+            escape(f"  {category}{assumed}"), str(found), "–" if number is None else str(number), "", "", ""
         )

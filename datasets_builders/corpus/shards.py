@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, Value
 
 from datasets_builders.corpus.files import Skipped
 from datasets_builders.images import ImageError, image_digest, plain_bytes
 from datasets_builders.storage import atomic_file, canonical_json, content_key, file_sha256
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 VERSION = 1
 """Raised when the same input gives other rows: shards and corpora of another version are made again."""
@@ -144,6 +146,8 @@ def corpus_features(categories: Sequence[str]) -> Features:
     `image` holds the encoded file and decodes to RGB; `image_id` is `SOURCE/name of the file` and unique;
     `licence` is what the owner states, for each image.
     """
+    from datasets import ClassLabel, Features, Image, Value  # takes a second, and a plan needs none of it
+
     return Features(
         {
             "image": Image(mode="RGB"),

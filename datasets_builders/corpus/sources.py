@@ -17,6 +17,8 @@ from datasets_builders.errors import UserError
 SOURCES = Path(__file__).with_name("sources.yaml")
 OWN_SOURCES = "sources.yaml"
 MAX_OWN_BYTES = 1_000_000
+# It becomes part of file names.
+_OWN_NAME = re.compile(r"\w[\w .-]{0,99}")
 LayoutKind = Literal["images", "class_folders", "mvtec", "mask_beside", "annotated"]
 
 
@@ -114,19 +116,10 @@ def known_sources() -> dict[str, Source]:
     return _read(yaml.safe_load(SOURCES.read_text(encoding="utf-8")))
 
 
-def own_sources(raw: Path) -> dict[str, Source]:
-    """Reads the raw folder's own `sources.yaml`: sources that the package does not know.
-
-    An entry needs a `category` (one of the corpus's, or a new one) or a `layout` with `categories`; all
-    else has defaults: every image below the folder, licence "not stated".
-
-    Raises:
-        UserError: The file is not such YAML, or names a source that the package has.
-    """
-    path = raw / OWN_SOURCES
-    if not path.is_file():
-        return {}
-    defaults = {
+def own_source(name: str, entry: Mapping[str, Any]) -> Source:
+    """Returns a source that the package does not know; what its entry leaves out has defaults."""
+    defaults: dict[str, Any] = {
+        "title": name,
         "group": "own",
         "homepage": "not stated",
         "licence": "not stated",
@@ -136,17 +129,38 @@ def own_sources(raw: Path) -> dict[str, Source]:
         "seen_in_the_wild": True,
         "layout_from": "sample",
     }
+    return Source(name=name, **defaults | dict(entry))
+
+
+def own_sources(raw: Path) -> dict[str, Source]:
+    """Reads the raw folder's own `sources.yaml`: sources that the package does not know.
+
+    An entry needs a `category` (one of the corpus's, or a new one) or a `layout` with `categories`; all
+    else has defaults: every image below the folder, licence "not stated".
+
+    Raises:
+        UserError: The file is not such YAML, or names a source that the package has or that files cannot be
+            named after.
+    """
+    path = raw / OWN_SOURCES
+    if not path.is_file():
+        return {}
     try:
         if path.stat().st_size > MAX_OWN_BYTES:
             raise UserError(f"{path} is larger than {MAX_OWN_BYTES} bytes; it should hold a few entries.")
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        found = _read({name: defaults | {"title": name} | entry for name, entry in content.items()})
+        found = {name: own_source(name, entry) for name, entry in content.items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError, AttributeError) as error:
         reason = str(error).replace("\n", "\n  ")
         raise UserError(
             f"{path} cannot be used:\n  {reason}\n"
             f"  A source needs at least: NAME: {{category: CATEGORY, licence: LICENCE}}, see docs/corpus.md"
         ) from error
+    unfit = next((name for name in found if not _OWN_NAME.fullmatch(name)), None)
+    if unfit is not None:
+        raise UserError(
+            f"{path}: {unfit[:120]!r} cannot be the name of a source: at most 100 letters, digits, spaces and . _ -"
+        )
     taken = sorted(found.keys() & known_sources().keys())
     if taken:
         raise UserError(

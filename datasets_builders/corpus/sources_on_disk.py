@@ -11,10 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from datasets_builders.archives import TAR_SUFFIXES, ZIP_SUFFIXES, unpacked
-from datasets_builders.corpus.files import ImageFile, Skipped, listing, shown
+from datasets_builders.corpus.catalogue import OWN_PREFIX
+from datasets_builders.corpus.files import (
+    PLAIN_FOLDERS,
+    ImageFile,
+    Skipped,
+    images_below,
+    is_image_name,
+    listing,
+    shown,
+)
 from datasets_builders.corpus.readers import read
 from datasets_builders.corpus.shards import VERSION, FileJob
-from datasets_builders.corpus.sources import OWN_SOURCES, Source, folder_key, known_sources, own_sources
+from datasets_builders.corpus.sources import (
+    OWN_SOURCES,
+    Source,
+    folder_key,
+    known_sources,
+    own_source,
+    own_sources,
+)
 from datasets_builders.errors import UserError
 from datasets_builders.storage import atomic_folder, canonical_json, content_key
 
@@ -79,7 +95,8 @@ class FilePlan:
         for place in self.places:
             folder = place.path
             if place.is_archive:
-                folder = self.scratch / place.source.name
+                # Another archive of that name, given since the build was interrupted, is unpacked anew.
+                folder = self.scratch / f"{content_key(_state(place.path))[:16]}-{place.source.name}"
                 if not folder.is_dir():
                     _unpack(place.path, folder)
             try:
@@ -98,6 +115,8 @@ def plan(name: str, entry: dict[str, Any], raw: Path, scratch: Path) -> FilePlan
         UserError: There is no such folder, it holds no source of the corpus, or a source does not have its
             layout.
     """
+    if "own" in entry:
+        return _own_plan(name, raw, scratch)
     if not raw.is_dir():
         raise UserError(
             f"{name}: there is no folder {raw}.\n"
@@ -110,6 +129,43 @@ def plan(name: str, entry: dict[str, Any], raw: Path, scratch: Path) -> FilePlan
         categories = tuple(entry["categories"]) + _new_categories(entry["categories"], own.values())
         found = FilePlan(name, raw, scratch, sources, categories)
         _locate(found)
+        _stamp(found)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    return found
+
+
+def _own_plan(name: str, raw: Path, scratch: Path) -> FilePlan:
+    """Plans a corpus from any folder of images: each folder in it is a category, if it holds nothing but folders.
+
+    Where images lie in it directly, where it holds one folder of images, or where its folders only tell images from
+    labels or one split from another, there is one category.
+
+    Raises:
+        UserError: There is no such folder, or it cannot be read.
+    """
+    if not raw.is_dir():
+        raise UserError(
+            f"{name}: there is no folder {raw}. It should hold your images, in any folders.\n"
+            f"  then: python -m datasets_builders prepare {name} --raw DIR"
+        )
+    own = name.removeprefix(OWN_PREFIX)
+    try:
+        entries = listing(raw)
+        folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        filled = {
+            shown(entry.name): shown(entry.name)
+            for entry in folders
+            if any(isinstance(item, ImageFile) for item in images_below(Path(entry.path), raw))
+        }
+        plain = any(is_image_name(entry.name) for entry in entries if entry not in folders)
+        telling = not any(folder.casefold() in PLAIN_FOLDERS for folder in filled)
+        by_folder = len(filled) > 1 and telling and not plain
+        layout = {"kind": "class_folders"} if by_folder else {"kind": "images"}
+        kind: dict[str, Any] = {"categories": filled} if by_folder else {"category": own}
+        source = own_source(own, {"licence": "own", "layout": layout} | kind)
+        categories = tuple(filled.values()) if by_folder else (own,)
+        found = FilePlan(name, raw, scratch, {own: source}, categories, [Place(source, raw, False)])
         _stamp(found)
     except OSError as error:
         raise _unreadable(name, error) from error
@@ -133,6 +189,12 @@ def _unpack(archive: Path, target: Path) -> None:
             os.utime(path, ns=(changed, changed))
         for path in folder.iterdir():
             path.rename(whole / path.name)
+
+
+def _state(archive: Path) -> list[str | int]:
+    """Returns what tells an archive from another one: its name, size and time of change."""
+    status = archive.stat()
+    return [archive.name, status.st_size, status.st_mtime_ns]
 
 
 def _archive_stem(name: str) -> str | None:
@@ -199,8 +261,7 @@ def _stamp(plan: FilePlan) -> None:
         rules = source.model_dump(include={"name", "licence", "layout", "category", "categories"})
         text.update(content_key(rules).encode())
         if place.is_archive:
-            status = place.path.stat()
-            text.update(canonical_json([place.path.name, status.st_size, status.st_mtime_ns]).encode())
+            text.update(canonical_json(_state(place.path)).encode())
             continue
         for job in _shards(source, place.path, plan.categories):
             text.update(job.key.encode())

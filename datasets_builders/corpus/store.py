@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 SKIPPED_LIST = "skipped.tsv"
 ARROW_FOLDER = "arrow"
+_DIGESTS = "sha256.json"
 
 logger = logging.getLogger(__name__)
+
+# File -> its size and time when this process found its content whole.
+_checked: dict[Path, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,9 @@ def open_corpus(manifest: CorpusManifest, streaming: bool) -> datasets.Dataset |
             are copied once into Arrow files beside them, so the corpus takes twice its room. True to read the
             Parquet shards from start to end.
 
+    The content of what is opened is checked, once in each process while it does not change. A damaged copy is made
+    again.
+
     Raises:
         DamagedError: A shard's content is not what was written.
     """
@@ -183,6 +190,7 @@ def open_corpus(manifest: CorpusManifest, streaming: bool) -> datasets.Dataset |
 
     folder = corpus_folder(manifest.name)
     if streaming:
+        _check_shards(folder, manifest)
         paths = [str(folder / shard) for shard in manifest.shards]
         features = corpus_features(manifest.categories)
         return datasets.load_dataset(
@@ -192,24 +200,60 @@ def open_corpus(manifest: CorpusManifest, streaming: bool) -> datasets.Dataset |
 
     names = [f"{Path(shard).stem}.arrow" for shard in manifest.shards]
     arrow = folder / ARROW_FOLDER
-    if not arrow.is_dir():
-        _copy_to_arrow(folder, manifest, names)
+    if not _is_whole(arrow, names):
+        with locked(manifest.name):
+            # Another process may have copied it while this one waited.
+            if not _is_whole(arrow, names, say=True):
+                for leftover in folder.glob(f".{ARROW_FOLDER}.*.tmp"):
+                    shutil.rmtree(leftover)
+                _copy_to_arrow(folder, manifest, names)
     return read_split(arrow, names)
 
 
+def _check_shards(folder: Path, manifest: CorpusManifest) -> None:
+    for shard in manifest.shards:
+        _check(folder / shard, manifest.files[shard]["sha256"])
+
+
+def _check(path: Path, sha256: str) -> None:
+    status = path.stat()
+    seen = (status.st_size, status.st_mtime_ns)
+    if _checked.get(path) == seen:
+        return
+    if file_sha256(path) != sha256:
+        raise DamagedError(f"{path}: its content has changed (sha256)")
+    _checked[path] = seen
+
+
+def _is_whole(arrow: Path, names: list[str], say: bool = False) -> bool:
+    """Tells whether the copy is there as it was made; `say` warns where it is damaged."""
+    try:
+        digests = json.loads((arrow / _DIGESTS).read_bytes())
+        for name in names:
+            _check(arrow / name, digests[name])
+    except FileNotFoundError:
+        return False
+    except (DamagedError, ValueError, KeyError, TypeError) as error:
+        if say:
+            logger.warning("%s is damaged and is copied again: %s", arrow, error)
+        return False
+    return True
+
+
 def _copy_to_arrow(folder: Path, manifest: CorpusManifest, names: list[str]) -> None:
-    """Copies the shards, a few rows at a time; every shard's sha256 is checked on the way."""
+    """Copies the shards, a few rows at a time, and notes the sha256 of every copy."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from datasets_builders.corpus.shards import ROWS_AT_ONCE
 
+    _check_shards(folder, manifest)
     with storage.atomic_folder(folder / ARROW_FOLDER) as target:
         for shard, name in zip(manifest.shards, names, strict=True):
-            if file_sha256(folder / shard) != manifest.files[shard]["sha256"]:
-                raise DamagedError(f"{folder / shard}: its content has changed (sha256)")
             with pq.ParquetFile(folder / shard) as parquet:
                 schema = parquet.schema_arrow
                 with pa.OSFile(str(target / name), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                     for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE):
                         stream.write_batch(batch)
+        digests = {name: file_sha256(target / name) for name in names}
+        (target / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")

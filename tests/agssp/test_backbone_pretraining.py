@@ -27,6 +27,7 @@ from agssp import recipes
 from agssp.map_store import open_maps
 from baselines import backbones, weights
 from baselines.pretraining import build_backbone
+from baselines.training import precision
 from baselines.training.hooks import TrainingDivergedError, TrainingEvent
 from datasets_builders.errors import UserError
 
@@ -151,7 +152,7 @@ def test_its_weights_load_into_our_detector_name_by_name(undisturbed) -> None:
 
 def test_the_result_tells_what_happened(undisturbed) -> None:
     assert [point["epoch"] for point in undisturbed.curve] == [1, 2]
-    assert undisturbed.precision == stage.precision(mock())
+    assert undisturbed.precision == precision.resolve(mock().mixed_precision)
     assert set(undisturbed.curve[0]["losses"]) == {"loss_task", "loss_distill", "loss"}
     for losses in (point["losses"] for point in undisturbed.curve):
         whole = losses["loss_task"] + undisturbed.distillation_weight * losses["loss_distill"]
@@ -320,16 +321,6 @@ def test_every_combination_trains_to_the_end(tmp_path, spots, family: str, metho
     assert (result.distillation_weight is not None) == guided
     fresh = build_backbone(backbone)
     assert weights.load(fresh, weights.resolve(result.weights)).share_of_backbone == 1
-
-
-def test_mixed_precision_is_taken_where_it_is_native_and_allowed(monkeypatch) -> None:
-    for native, allowed, expected in ((True, True, "bf16"), (True, False, "fp32"), (False, True, "fp32")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(
-            torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native, raising=False
-        )
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-        assert stage.precision(mock(mixed_precision=allowed)) == expected
 
 
 def test_mixed_precision_is_close_to_float32() -> None:

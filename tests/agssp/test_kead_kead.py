@@ -109,6 +109,21 @@ def test_scores_do_not_depend_on_the_batch(encoder: Encoder) -> None:
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("fp16", 2e-2)])
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_gpu_gives_the_maps_of_the_cpu(
+    clip: RandomClip, encoder: Encoder, precision: str, tolerance: float, shots: int
+) -> None:
+    images = random_images(7)
+    found = [
+        KeAD(one).score(images[2:], KeAD(one).fit(CATEGORY, images[:shots]))
+        for one in (load_encoder(str(clip.folder), device="cuda", precision=precision), encoder)
+    ]
+    np.testing.assert_allclose(found[0].maps, found[1].maps, atol=tolerance)
+    np.testing.assert_allclose(found[0].image_scores, found[1].image_scores, atol=tolerance)
+
+
 def test_the_same_call_gives_the_same_bytes(encoder: Encoder) -> None:
     def run() -> bytes:
         kead = KeAD(encoder)

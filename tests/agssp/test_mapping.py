@@ -183,6 +183,17 @@ def test_an_empty_folder_with_an_odd_name_will_do(whole: Path, tmp_path: Path) -
     assert files_of(out) == files_of(whole)
 
 
+def test_only_its_own_leftovers_are_removed(whole: Path, tmp_path: Path) -> None:
+    """`maps.v2` may be joining its parts at the same time."""
+    neighbour, leftover = tmp_path / ".maps.v2.17-0123abcd.tmp", tmp_path / ".maps.17-0123abcd.tmp"
+    neighbour.mkdir()
+    leftover.mkdir()
+    make_maps(CORPUS, PlainSource(), out=tmp_path / "maps", shots=2)
+    assert neighbour.is_dir()
+    assert not leftover.exists()
+    assert files_of(tmp_path / "maps") == files_of(whole)
+
+
 @pytest.mark.parametrize(("num_shards", "shard"), [(2, 2), (1, -1)])
 def test_shards_that_are_none(tmp_path: Path, num_shards: int, shard: int) -> None:
     with pytest.raises(UserError, match="counted from 0"):
@@ -198,6 +209,16 @@ def test_maps_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="not finite"):
         make_maps(CORPUS, Broken(), out=tmp_path / "maps")
+
+
+def test_a_source_that_leaves_images_out_is_refused(tmp_path: Path) -> None:
+    class Short(PlainSource):
+        def score(self, batch: Any, model: float) -> AnomalyMaps:
+            found = super().score(batch, model)
+            return AnomalyMaps(found.maps[:-1], found.image_scores)
+
+    with pytest.raises(UserError, match="gave 6 maps and 7 scores of 7 images"):
+        make_maps(CORPUS, Short(), out=tmp_path / "maps")
 
 
 def test_an_error_of_the_source_leaves_what_was_made(whole: Path, tmp_path: Path) -> None:
@@ -287,3 +308,11 @@ def kill_at_random_moments(folder: Path, seed: int = 0) -> None:
 
 if __name__ == "__main__":
     kill_at_random_moments(Path(sys.argv[1]))
+
+
+def test_what_cannot_be_read_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    with pytest.raises(UserError, match="Cannot read /images/a"), mapping._can_write(out):
+        raise OSError(5, "Input/output error", "/images/a.png")
+    with pytest.raises(UserError, match=r"Cannot write to .*No space left"), mapping._can_write(out):
+        raise OSError(28, "No space left on device", str(out / "part"))

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from agssp.cli import run_app
 from agssp.stages import Request, chain
 from baselines import backbones
+from benchmark import cli as benchmark_cli
+from datasets_builders.corpus import prepare_corpus
 
 SMALL = ["--recipes", "mock-v1", "--corpus", "corpus_synthetic/n12_k2_s0", "--device", "cpu"]
 
@@ -46,8 +49,22 @@ def test_a_folder_of_images_is_told_how_to_become_a_corpus(
     words = ["pretrain-backbone", "--backbone", "csp_darknet", "--corpus", str(tmp_path)]
     assert run_app([*words, "--out", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
-    assert "sources.yaml" in message
-    assert "prepare corpus --raw DIR" in message
+    assert f"prepare corpus_own_NAME --raw {tmp_path}" in message
+
+
+def test_classes_of_one_category_are_not_learnt(
+    tmp_path: Path, fresh_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    prepare_corpus("corpus_own_line", tmp_path, workers=1)
+    words = ["--backbone", "csp_darknet", "--corpus", "corpus_own_line"]
+    assert run_app(["pretrain-backbone", *words, "--out", str(tmp_path / "out")]) == 2
+    assert "corpus_own_line has one" in capsys.readouterr().err
+    assert benchmark_cli.run_app(["run", "--mode", "industrial", *words, "--dry-run"]) == 2
+    assert "--method mocov3 or simmim" in capsys.readouterr().err
+    assert (
+        benchmark_cli.run_app(["run", "--mode", "industrial", "--method", "mocov3", *words, "--dry-run"]) == 0
+    )
 
 
 def test_an_export_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from agssp import stages
+from agssp import mapping, stages
+from agssp.map_inputs import open_images
+from agssp.map_store import open_maps
 from agssp.stages import Request, chain
 from baselines import backbones
 from datasets_builders.errors import UserError
@@ -61,6 +65,34 @@ def test_a_key_is_the_hash_of_the_inputs_and_of_the_stages_before() -> None:
     maps, boxes, *_ = chain(BASE)
     assert boxes.inputs["upstream"] == {"maps": maps.key}
     assert boxes.key == content_key(boxes.inputs)
+
+
+def test_maps_from_a_folder_are_told_apart_by_their_content(agssp_home: Path, tmp_path: Path) -> None:
+    """A folder knows its content only once it has looked for the map of every image."""
+    request = replace(BASE, maps=f"folder:{tmp_path}")
+    with pytest.raises(UserError, match="has no map for 12 of 12 images"):
+        keys(request)
+    ids = open_images(request.corpus or "").ids
+    for place, image_id in enumerate(ids):
+        path = tmp_path / f"{image_id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full((4, 6), place / 16, np.float32))
+    before = keys(request)
+    assert keys(request) == before
+    made = chain(request)[0].obtain(lambda event: None, lambda said: None)
+    assert made.manifest.summary["source"] == f"folder:{tmp_path.name}"  # records are read by others
+    rows = list(open_maps(made.folder / "maps"))
+    assert [row.image_id for row in rows] == ids
+    assert [float(row.map.max()) for row in rows] == [place / 16 for place in range(12)]
+
+    np.save(tmp_path / f"{ids[5]}.npy", np.ones((4, 6), np.float32))
+    assert not set(keys(request).values()) & set(before.values())
+
+
+def test_maps_are_made_anew_where_their_making_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(BASE)
+    monkeypatch.setattr(mapping, "VERSION", mapping.VERSION + 1)
+    assert not set(keys(BASE).values()) & set(before.values())
 
 
 @pytest.mark.parametrize(

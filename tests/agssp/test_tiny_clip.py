@@ -15,7 +15,8 @@ from agssp.cli import run_app
 from agssp.kead import prompts, vv_attention
 from agssp.kead.encoder import load_encoder
 from agssp.kead.knowledge import lookup, names
-from agssp.tiny_clip import captions, texts, training
+from agssp.map_store import open_maps
+from agssp.tiny_clip import captions, command, texts, training
 from agssp.tiny_clip.batches import draw_batch
 from agssp.tiny_clip.scenes import DEFECTS, Examples, load_examples, render, surfaces
 from datasets_builders.errors import UserError
@@ -263,6 +264,35 @@ def test_command_refuses_before_it_trains(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "weights.safetensors").write_bytes(b"mine")
     assert run_app(["train-clip", "--out", str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trained_encoder_makes_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line to its end, and the result to maps: as an encoder of its own, and as weights of `tiny`."""
+    settings = training.recipe()
+    settings["text"] |= {"steps": 2, "warmup": 1}
+    monkeypatch.setattr(command, "recipe", lambda: settings)
+    encoder = tmp_path / "encoder"
+    assert run_app(["train-clip", "--out", str(encoder), "--steps", "2", "--images", "4", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    weights = encoder / "weights.safetensors"
+    assert facts["weights"] == str(weights)
+    assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert sorted(path.name for path in encoder.iterdir()) == ["config.json", "weights.safetensors"]
+
+    corpus = ["maps", "corpus_synthetic/n6_k3_s0", "--shots", "1", "--json"]
+    found = {}
+    for name, how in {
+        "own": ["--encoder", str(encoder)],
+        "file": ["--encoder", "tiny", "--encoder-weights", str(weights)],
+        "package": ["--encoder", "tiny"],
+    }.items():
+        assert run_app([*corpus, "--out", str(tmp_path / name), *how]) == 0
+        found[name] = [row.map for row in open_maps(tmp_path / name)]
+    np.testing.assert_array_equal(found["own"], found["file"])
+    assert not np.array_equal(found["own"], found["package"])
 
 
 @pytest.mark.slow

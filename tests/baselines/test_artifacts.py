@@ -62,6 +62,18 @@ def test_a_failure_leaves_no_artifact_and_keeps_the_work(fresh_home) -> None:
     assert done.manifest.seconds == 12.5
 
 
+def test_locks_and_leftovers_of_killed_calls_are_no_part_of_it(fresh_home) -> None:
+    def make(folder: Path) -> Made:
+        (folder / ".progress.pt.17-0123abcd.tmp").write_bytes(bytes(1000))
+        (folder / ".maps.lock").touch()
+        (folder / ".maps.work" / "parts").mkdir(parents=True)
+        return write("abc")(folder)
+
+    done = obtain("maps", INPUTS, make)
+    assert list(done.manifest.files) == ["data/part.txt"]
+    assert {path.name for path in done.folder.iterdir()} == {"data", artifacts.MANIFEST}
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "other inputs"])
 def test_damage_is_noticed_and_mended(fresh_home, caplog, damage) -> None:
     done = obtain("maps", INPUTS, write("abcdef"))

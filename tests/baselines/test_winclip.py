@@ -86,6 +86,27 @@ def test_maps_and_scores_are_those_of_the_library(winclip: WinClip, shots: int) 
     assert torch.allclose(torch.from_numpy(found.image_scores), own.pred_score, atol=1e-6)
 
 
+def test_a_window_sees_its_own_patches_alone(winclip: WinClip, clip: Any) -> None:
+    """Every window's feature is that of an image of which only the window's tokens are left."""
+    import torch
+
+    model = winclip.fit("steel strip", [])
+    batch = _preprocess(_images(2))
+    visual = clip.visual
+    with torch.no_grad():
+        _, windows, _ = model.encode_image(batch)
+        patches = visual.conv1(batch).flatten(2).transpose(1, 2)
+        first = visual.class_embedding.expand(len(batch), 1, -1)
+        tokens = torch.cat([first, patches], dim=1) + visual.positional_embedding
+        for found, masks in zip(windows, model.masks, strict=True):
+            for place, mask in enumerate(masks.T):
+                kept = torch.cat([tokens[:, :1], tokens[:, mask + 1]], dim=1)
+                for image in range(len(batch)):
+                    x = visual.transformer(visual.ln_pre(kept[image : image + 1]))
+                    expected = visual.ln_post(x)[:, 0] @ visual.proj
+                    torch.testing.assert_close(found[image, place][None], expected, atol=1e-5, rtol=0)
+
+
 def test_the_text_features_are_those_of_the_phrase(winclip: WinClip, clip: Any) -> None:
     import torch
     from anomalib.models.image.winclip.prompting import create_prompt_ensemble
@@ -118,6 +139,7 @@ def test_it_names_the_library_and_the_encoder(winclip: WinClip) -> None:
 
     assert winclip.identity == {
         "method": "winclip",
+        "version": anomaly.VERSION,
         "anomalib": version("anomalib"),
         "encoder": {"model": "small"},
     }

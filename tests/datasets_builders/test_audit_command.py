@@ -22,6 +22,7 @@ from datasets_builders.audit.descriptors import WHOLE
 from datasets_builders.audit.matching import Found, Match, find_matches
 from datasets_builders.audit.report import Audit, as_data, render
 from datasets_builders.audit.sheet import choose, sheet
+from datasets_builders.corpus.report import list_facts
 from datasets_builders.corpus.store import corpus_folder
 from datasets_builders.errors import UserError
 
@@ -102,6 +103,8 @@ def test_audit_drop_gives_a_corpus_without_the_copies(
         assert (mine["category"], mine["licence"]) == (theirs["category"], theirs["licence"])
     skipped = (corpus_folder("clean") / "skipped.tsv").read_text()
     assert skipped.count("\n") == 3
+    listed = {fact["name"]: fact for fact in list_facts()}
+    assert [listed["clean"][what] for what in ("origin", "ready", "partial")] == ["derived", True, False]
     assert "crease/copy1.jpeg\tcrop of neu_det scratches_1, score" in skipped
 
     run(tmp_path, ["clean", "neu_det"])

@@ -174,6 +174,7 @@ def boxed(*box: float, category: str = "a") -> base.RawExample:
         (base.RawExample("x", png(), size=(8, 7)), "wrong image size: x: annotated (8, 7), image (8, 6)"),
         (boxed(0, 0, 1, 1, category="c"), "unknown class: x, object 1: 'c'"),
         (boxed(7, 0, 2, 1), "box outside the image: x, object 1: [7, 0, 2, 1] in 8 x 6"),
+        (boxed(8.01, 0, 0.02, 1), "box outside the image: x, object 1: [8.01, 0, 0.02, 1] in 8 x 6"),
         (boxed(-1, 0, 2, 1), "box outside the image: x, object 1"),
         (boxed(0, 0, float("inf"), 1), "box outside the image"),
         (boxed(float("nan"), 0, 1, 1), "box outside the image"),

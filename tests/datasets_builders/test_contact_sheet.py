@@ -75,6 +75,19 @@ def test_any_shape_and_any_name_fits(size: tuple[int, int]) -> None:
     assert draw([shape]).ndim == 3
 
 
+def test_a_box_of_less_than_a_pixel_of_its_tile_is_drawn() -> None:
+    shape = row("x", [[100, 100, 3, 400], [2599, 0, 1, 1]])
+    shape["image"]["bytes"] = encode_png(np.zeros((2600, 2600, 3), np.uint8))
+    shape |= {"width": 2600, "height": 2600}
+    sheet = draw([shape])
+    assert all(pixels_of(sheet, contact_sheet.PALETTE[category]).any() for category in (2, 3))
+
+
+def test_without_images_it_is_an_empty_page() -> None:
+    rows = [row("x", [])]
+    assert draw(rows).shape[0] > draw(rows, count=0).shape[0] > 0
+
+
 def test_only_as_many_as_asked_for() -> None:
     rows = [row(str(n), []) for n in range(30)]
     few, all_of_them = draw(rows, count=4), draw(rows, count=100)

@@ -12,7 +12,7 @@ import pytest
 from made_sources import make_file, make_source
 
 from datasets_builders import archives
-from datasets_builders.corpus import load_corpus, prepare_corpus, store
+from datasets_builders.corpus import builder, load_corpus, prepare_corpus, store
 from datasets_builders.errors import UserError
 
 Member = tuple[str, bytes | Callable[[zipfile.ZipInfo], bytes]]
@@ -171,3 +171,21 @@ def test_a_changed_archive_is_read_again(tmp_path: Path, fresh_home: Path) -> No
         prepare_corpus("corpus", archive.parent, workers=1).manifest.fingerprint
         == second.manifest.fingerprint
     )
+
+
+def test_an_archive_that_changes_between_two_attempts_is_unpacked_again(
+    tmp_path: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(tmp_path / "folders", "neu_seg")
+    archive = pack(tmp_path / "folders" / "neu_seg", tmp_path / "raw" / "neu_seg.zip")
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "make_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_corpus("corpus", archive.parent, workers=1)
+    make_file(tmp_path / "folders" / "neu_seg" / "images" / "test" / "000002.jpg")
+    pack(tmp_path / "folders" / "neu_seg", archive)
+    assert prepare_corpus("corpus", archive.parent, workers=1).manifest.images == 3

@@ -51,7 +51,7 @@ def test_prepare_corpus_prints_found_and_expected(run, tmp_path: Path) -> None:
     assert "severstal (8844)" in out
     assert "not a source, passed over: something else/" in out
     assert "skipped: magnetic_tile/MT_Free/Imgs/torn.jpg: not a" in out
-    assert "6 images, 61 categories, 2 shard(s)" in out
+    assert "6 images, 61 categories, 2 shards" in out
     assert "was ready" in run("prepare", "corpus", "--raw", tmp_path)[1]
 
 

@@ -80,6 +80,8 @@ def test_own_sources(tmp_path: Path) -> None:
         ("line_4: {category: a, layout: {kind: mvtec}}", "takes `categories` alone"),
         ("line_4: {category: a, color: red}", "color"),
         ("magnetic_tile: {category: a}", "is a source of the package already"),
+        ("../../line_4: {category: a}", "cannot be the name of a source"),
+        ("/line_4: {category: a}", "cannot be the name of a source"),
         ("- a list", "cannot be used"),
         ("a: [", "cannot be used"),
         ("!!python/object/apply:os.getcwd []", "cannot be used"),

@@ -116,6 +116,17 @@ def test_unchanged_bytes_and_turned_pictures(tmp_path: Path, ready: dict[str, Pa
     )
 
 
+def test_a_photo_that_holds_a_second_one_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = io.BytesIO()
+    first, preview = Image.new("RGB", (8, 6)), Image.new("RGB", (4, 3))
+    first.save(photo, format="MPO", save_all=True, append_images=[preview])
+    assert decode_image(photo.getvalue()).shape == (6, 8, 3)
+    monkeypatch.setattr("datasets_builders.building.undecoded", lambda dataset: dataset)
+    listed: Any = [{"image_id": "phone", "image": {"bytes": photo.getvalue()}}]
+    ((name, data, _),) = exports._files(listed, "train")
+    assert (name, data) == ("phone.jpg", photo.getvalue())
+
+
 def test_file_names_are_unique_on_every_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, format="PNG")

@@ -24,6 +24,7 @@ from datasets_builders import hub as hub_client
 from datasets_builders import prepared, registry
 from datasets_builders.building import undecoded
 from datasets_builders.errors import UserError
+from datasets_builders.hub_download import RowError, parquet_rows
 from datasets_builders.hub_push import push
 from datasets_builders.manifest import read_manifest, write_manifest
 
@@ -279,6 +280,9 @@ def republish(hub: HubServer, commit: str, change: Callable[[dict[str, Any]], No
         ({"shards": {"train": ["/etc/passwd"], "validation": []}}, "names files that no push writes"),
         ({"shards": {"train": ["README.md"], "validation": []}}, "names files that no push writes"),
         ({"shards": {}}, "has not the splits train, validation"),
+        ({"shards": []}, "has not the splits train, validation"),
+        ({"shards": {"train": 1, "validation": 2}}, "is not what a push writes"),
+        ({"files": {}}, "names files that no push writes"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -325,6 +329,8 @@ def in_objects(field: str, value: Any) -> Callable[[list[dict[str, Any]]], None]
         (lambda rows: rows.append(rows[0]), "is there twice"),
         (in_objects("category", lambda old: [77] * len(old)), "there is no class 77"),
         (in_objects("category", lambda old: old[1:]), "differ in length"),
+        (in_objects("id", lambda old: [None] * len(old)), "has no id, or no area"),
+        (in_objects("area", lambda old: [None] * len(old)), "has no id, or no area"),
         (in_objects("bbox", lambda old: [[30.0, 0.0, 100.0, 1.0]] * len(old)), "is not inside the image"),
         (in_objects("bbox", lambda old: [[float("nan")] * 4] * len(old)), "is not inside the image"),
         (in_objects("bbox", lambda old: [[0.0, 0.0, -1.0, 1.0]] * len(old)), "is not inside the image"),
@@ -373,6 +379,23 @@ def test_files_that_are_no_parquet_are_refused(hub: HubServer, commit: str, cont
     assert nothing_is_ready()
 
 
+def test_damaged_pages_of_a_parquet_file_are_named(tmp_path: Path) -> None:
+    """Whoever publishes can make every checksum right over a file whose end alone is whole."""
+    path = tmp_path / "x.parquet"
+    table = pa.table({"text": ["word " * 20] * 500})
+    pq.write_table(table, path, compression="gzip", use_dictionary=False, write_statistics=False)
+    assert len(list(parquet_rows(path, table.schema, 64, 10**9))) == 500
+    whole = path.read_bytes()
+    for place in (12, 200):  # the head of the page, and what is compressed in it
+        path.write_bytes(whole[:place] + b"\xff" * 8 + whole[place + 8 :])
+        with pytest.raises(RowError):
+            list(parquet_rows(path, table.schema, 64, 10**9))
+    binary = pa.table({"text": pa.array([b"\xff\xfe"], pa.binary())})
+    pq.write_table(binary, path)
+    with pytest.raises(RowError):
+        list(parquet_rows(path, table.schema, 64, 10**9))
+
+
 @pytest.mark.filterwarnings("ignore:Not enough free disk")
 def test_a_full_disk_is_said_before_the_download(
     hub: HubServer, commit: str, monkeypatch: pytest.MonkeyPatch
@@ -393,7 +416,7 @@ def test_the_catalogue_pins_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(yaml.safe_dump({"neu_det": pinned}), encoding="utf-8")
     monkeypatch.setattr(registry, "CATALOGUE", catalogue)
-    cards = registry.cards.__wrapped__()
+    cards = registry._catalogue.__wrapped__()
     assert {str(card.hub) for card in cards.values()} == {f"lab/steel@{'a' * 40}"}
     assert "neu_det/mini50" in cards
 

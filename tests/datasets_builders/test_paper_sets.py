@@ -251,6 +251,16 @@ def test_gc10_different_pictures_of_one_name_are_a_problem(tmp_path: Path) -> No
         build(tmp_path, "gc10_det", raw)
 
 
+def test_gc10_different_annotations_of_one_name_are_a_problem(tmp_path: Path) -> None:
+    raw = gc10(tmp_path / "raw")
+    lable = raw / "lable" / "strange name.xml"
+    text(raw / "8" / "strange name.xml", lable.read_text())
+    build(tmp_path, "gc10_det", raw)
+    text(raw / "8" / "strange name.xml", voc_xml("wrong.jpg", [("6_siban", (0, 0, 4, 4))]))
+    with pytest.raises(UserError, match="different annotations of one name"):
+        build(tmp_path, "gc10_det", raw)
+
+
 def test_gc10_folder_without_annotations_shows_the_layout(tmp_path: Path) -> None:
     picture(tmp_path / "raw" / "1" / "img_01_1_1.jpg")
     with pytest.raises(UserError, match=r"no folder .*lable(.|\n)*class folders at any depth"):

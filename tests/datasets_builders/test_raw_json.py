@@ -79,7 +79,13 @@ def test_coco_is_read(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ({}, "not a COCO"),
+        ("1" * 5000, "not JSON"),
         (coco(images=[]), "image 7"),
+        (
+            coco(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]),
+            "two of its images",
+        ),
+        (coco(categories=[{"id": 5, "name": "hole"}, {"id": 5, "name": "cut"}]), "two of its categories"),
         (coco(categories=[]), "category 5"),
         (coco(annotations=[{"image_id": 7, "category_id": 5, "bbox": [1, 2]}]), "not a COCO"),
     ],

@@ -25,6 +25,8 @@ def small(monkeypatch: pytest.MonkeyPatch, fresh_home: Path) -> None:
 
 def test_every_config_is_in_the_catalogue_with_its_classes() -> None:
     cards = {name: card for name, card in registry.cards().items() if card.origin == "procedural"}
+    # Toys are the first scenes of a set that has a config.
+    cards = {name: card for name, card in cards.items() if not card.toy}
     assert set(cards) == set(config_names())
     for name, card in cards.items():
         config = load_config(name)
