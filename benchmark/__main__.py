@@ -9,7 +9,7 @@ import sys
 # takes the cores from whatever else the machine does; sleeping at once costs a third more time on a quiet one.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-_LISTS = ("--seeds", "--dataset", "--ids")
+_LISTS = ("--seeds", "--dataset", "--datasets", "--ids", "--pretrained-on")
 
 
 def main() -> None:

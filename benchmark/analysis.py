@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +9,7 @@ from typing import Any
 
 from benchmark.compare import Comparison, RowScores, baseline_of, compare_pairs, score_row
 from benchmark.rows import Row
-from benchmark.statistics.difference import LEVEL, difference, holm, separable_groups
+from benchmark.statistics.difference import separate
 from benchmark.statistics.ranking import Standing, standings
 from datasets_builders.errors import UserError
 
@@ -72,15 +70,16 @@ def analyse(found: Sequence[Row], against: str) -> Analysis:
     """Reads the detections of all rows and compares them; takes seconds a record.
 
     Args:
-        found: All rows of a results folder.
+        found: All rows of a results folder; those of a protocol that no longer counts are left out.
         against: Mode of the baseline.
 
     Raises:
         UserError: No row has that mode, or a record's detections or dataset are missing.
     """
+    found = [row for row in found if row.invalid is None]
     if not any(row.mode == against for row in found):
         modes = ", ".join(sorted({row.mode for row in found}))
-        raise UserError(f"No row has the mode {against!r}. Modes of these records: {modes}.")
+        raise UserError(f"No row has the mode {against!r}. Modes of these records: {modes or 'none'}.")
     scores: dict[str, RowScores] = {}
 
     def scores_of(row: Row) -> RowScores:
@@ -108,23 +107,12 @@ def analyse(found: Sequence[Row], against: str) -> Analysis:
 
 def _block(group: Sequence[Row], scores: Sequence[RowScores]) -> Block:
     names = titles(group)
-    order = sorted(range(len(group)), key=lambda i: -scores[i].metrics[METRIC].mean)
-    pairs = list(itertools.combinations(order, 2))
-    found = [
-        difference(scores[i].metrics[METRIC], scores[j].metrics[METRIC], scores[i].images) for i, j in pairs
-    ]
-    known = [(pair, entry) for pair, entry in zip(pairs, found, strict=True) if entry is not None]
-    adjusted = holm([entry.p for _, entry in known])
-    apart = {pair for (pair, _), p in zip(known, adjusted, strict=True) if p < LEVEL}
-    smallest = [entry.smallest for _, entry in known]
-    defined = [value for value in smallest if value is not None]
+    groups, smallest = separate([entry.metrics[METRIC] for entry in scores], scores[0].images)
     return Block(
         protocol=group[0].protocol,
         dataset=group[0].dataset,
-        groups=separable_groups(
-            [names[i] for i in order], [(names[i], names[j]) for i, j in pairs if (i, j) not in apart]
-        ),
-        smallest=statistics.median(defined) if defined else None,
+        groups=[tuple(names[i] for i in members) for members in groups],
+        smallest=smallest,
         seeds_known=all(len(row.seeds) > 1 for row in group),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agssp import normals as choosing
+from agssp.display import console
 from agssp.map_inputs import Images, MapInput, open_images
 from agssp.map_sources import MapSource, SourceOptions, open_source
 from baselines.training.resources import PeakMemory
@@ -22,7 +23,8 @@ from benchmark.anomaly_data import SPLIT, read_truths
 from benchmark.anomaly_metrics import AnomalyMetrics, check_measurable, evaluate
 from benchmark.anomaly_outputs import Outputs
 from benchmark.anomaly_records import AnomalyCell, AnomalyRecord, find_record, write_record
-from benchmark.anomaly_tables import console, show_plan, show_result
+from benchmark.anomaly_tables import show_plan, show_result
+from benchmark.planning import resolve_device
 from benchmark.record_schema import DatasetUsed, StageCost
 from benchmark.run import check_writable
 from datasets_builders import registry
@@ -91,7 +93,7 @@ def run_anomaly(
     spec = f"{detector}:{encoder}" if encoder else detector
     registry.card(dataset)
     rule = choosing.Rule(normals)
-    device = _device(device)
+    device = resolve_device(device)
     images, train = open_images(dataset, SPLIT), open_images(dataset, "train")
     truths = read_truths(images)
     check_measurable(truths)
@@ -128,14 +130,6 @@ def run_anomaly(
         show_result(record, path, status)
         rows.append({"seed": seed, "status": status, "record": str(path), **_summary(record)})
     return {"detector": source.name, "dataset": dataset, "shots": shots, "records": rows}
-
-
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _inputs(cell: AnomalyCell, source: MapSource, images: Images, rule: choosing.Rule) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class AnomalyRecord(Part):
     """On which data."""
     normals: Annotated[dict[Text, Names], Field(max_length=1000)]
     """Category -> ids of the training images that served as normal ones."""
-    evaluation_size: Annotated[int, Field(ge=1, le=1024)]
+    evaluation_size: Annotated[int, Field(ge=1, le=512)]
     """S: maps and masks are compared at S x S pixels."""
     metrics: AnomalyMetrics
     """On the validation split."""

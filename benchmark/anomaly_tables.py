@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from agssp.display import console
 from benchmark.anomaly_records import AnomalyRecord
-
-# Standard output is for results that a script may read.
-console = Console(stderr=True)
 
 
 def show_plan(name: str, dataset: str, shots: int, seeds: Sequence[int], device: str, results: Path) -> None:
     """Prints what will be done."""
     how = f"{shots} normal images, seeds {', '.join(map(str, seeds))}" if shots else "zero-shot"
-    console.print(f"[bold]{name}[/] on {dataset}: {how}, on {device}, records in {results}", soft_wrap=True)
+    place = escape(str(results))
+    console.print(
+        f"[bold]{escape(name)}[/] on {dataset}: {how}, on {device}, records in {place}", soft_wrap=True
+    )
 
 
 def show_result(record: AnomalyRecord, path: Path, status: str) -> None:
@@ -51,4 +52,4 @@ def show_result(record: AnomalyRecord, path: Path, status: str) -> None:
     table.add_row("cost", f"{record.images_per_second:.2f} images/s, peak {cost.peak_ram_mib:.0f} MiB{gpu}")
     console.print(f"  seed {record.cell.seed}")
     console.print(table, soft_wrap=True)
-    console.print(f"    {status}: {path}", soft_wrap=True)
+    console.print(f"    {status}: {path}", soft_wrap=True, markup=False)

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from agssp.display import quieten_libraries
-from baselines import backbones
-from baselines.weights.files import read
-from benchmark.protocol import Finetune
 from benchmark.record_schema import Record
-from datasets_builders import storage
-from datasets_builders.errors import UserError
+from benchmark.trained import Trained, build, describe
 
 if TYPE_CHECKING:
     import datasets
@@ -23,22 +18,6 @@ if TYPE_CHECKING:
 STAGES = 2
 """Of the backbone, from its end: those that pretraining guides."""
 STRIDES = (16, 32)
-
-
-def stored_weights(record: Record) -> Path:
-    """Returns the weights of the record's last epoch, which the training left on this machine.
-
-    Raises:
-        UserError: They are not here.
-    """
-    path = storage.home() / "runs" / record.key / f"epoch-{record.last.epoch}.safetensors"
-    if not path.is_file():
-        raise UserError(
-            f"The weights of {record.cell.folder} are not on this machine (they would be {path}).\n"
-            "  Run the cell here, give them with --weights FILE (of the second record: --against-weights FILE),"
-            " or draw its detections alone: --detections-only"
-        )
-    return path
 
 
 def attention_maps(
@@ -67,10 +46,11 @@ def attention_maps(
     from agssp.distillation import attention, caught_features
     from baselines.training.data import validation_loader
 
-    recipe, model = _model(record, weights)
+    described = describe(record, None)
+    model = build(Trained(described, weights))
     maps = []
     with torch.no_grad(), caught_features(model.backbone, STAGES) as passes:
-        for batch in validation_loader(images, recipe):
+        for batch in validation_loader(images, described.recipe):
             data = model.data_preprocessor(batch, False)
             passes.clear()
             model.backbone(data["inputs"])
@@ -84,29 +64,6 @@ def attention_maps(
             for number, sample in enumerate(data["data_samples"]):
                 maps.append(tuple(_of_image(stage[number], sample) for stage in stages))
     return maps
-
-
-def _model(record: Record, weights: Path) -> tuple[Finetune, Any]:
-    from baselines.training.detector import new_detector
-
-    cell = record.cell
-    backbone = backbones.get(cell.backbone, cell.variant)
-    if record.inputs.get("backbone") != backbone.config:
-        raise UserError(
-            f"{cell.folder}: its backbone was built otherwise in the version that made this record."
-        )
-    try:
-        recipe = Finetune.model_validate(record.inputs["recipe"])
-    except (KeyError, ValidationError) as error:
-        raise UserError(f"{cell.folder}: its recipe is of another version of this project.") from error
-    model: Any = new_detector(cell.detector, backbone, len(record.dataset.classes), recipe)
-    state, _ = read(weights)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{weights}: not the weights of {cell.folder}; its tensors differ.") from error
-    model.eval()
-    return recipe, model
 
 
 def _of_image(attended: NDArray[np.float32], sample: Any) -> NDArray[np.float32]:

@@ -75,7 +75,7 @@ def expand(
         raise unknown_name("mode", choice.mode, MODES, see="python -m benchmark list")
     if detector not in DETECTORS:
         raise unknown_name("detector", detector, DETECTORS, see="python -m benchmark list")
-    check_choice(choice, model, detector)
+    check_choice(choice, model)
     chosen = list(protocol.datasets[:1]) if datasets is None else datasets
     chosen = list(protocol.datasets) if chosen == ["all"] else chosen
     for dataset in chosen:

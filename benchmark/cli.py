@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmark.submit import cli as submit_cli
+from benchmark.submit.cli import Device, Json, quiet_output
 from datasets_builders.errors import UserError
 
 app = typer.Typer(
@@ -21,18 +23,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+app.add_typer(submit_cli.app, name="submit")
+
 RESULTS = Path("results")
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of records.")]
 
 
@@ -42,10 +37,16 @@ def run(
         str, typer.Option(help="csp_darknet, resnet, swin or lite0; with a size: swin:tiny.")
     ],
     mode: Annotated[
-        str, typer.Option(help="Pretraining: scratch, imagenet, coco, industrial, agbp or agssp.")
+        str,
+        typer.Option(
+            help="Pretraining: scratch, imagenet, coco, industrial, agbp, agssp, or custom with --weights."
+        ),
     ],
     method: Annotated[
-        str | None, typer.Option(help="How the backbone is pretrained: cls, mocov3 or simmim.")
+        str | None,
+        typer.Option(
+            help="How the backbone is pretrained: cls, mocov3 or simmim; of custom weights any word."
+        ),
     ] = None,
     dataset: Annotated[
         list[str] | None,
@@ -102,6 +103,63 @@ def run(
     if as_json:
         _print_json(outcome)
     if any(entry["status"] == "failed" for entry in outcome["cells"]):
+        raise typer.Exit(1)
+
+
+class MatrixEngine(StrEnum):
+    """Where a matrix runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@app.command()
+def matrix(
+    preset: Annotated[
+        str, typer.Argument(help="table2 to table6, fig6a to fig6e, fig7, mini, or a YAML file of your own.")
+    ],
+    protocol: Annotated[str, typer.Option(help="auto, paper, mini or mock, or with a version.")] = "auto",
+    only: Annotated[
+        str | None, typer.Option(help="Keep what fits: backbone=swin,mode=agssp; a name twice takes either.")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="Seeds; the protocol's by default.", metavar="S ...")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many cells.")] = None,
+    engine: Annotated[
+        MatrixEngine, typer.Option(help="This machine, or a Ray cluster.")
+    ] = MatrixEngine.LOCAL,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Of --engine local: processes; one a GPU, or by cores and memory by default."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    results: Results = RESULTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a whole table: its cells, what they share once, and the table with differences at the end.
+
+    Nothing finished is done again, and a failure ends only what needs it: the same command tries it again.
+    """
+    from benchmark.matrix.command import Request, run_matrix
+
+    request = Request(
+        preset, protocol, only, seeds, limit, engine.value, address, workers, device.value, results
+    )
+    try:
+        outcome = run_matrix(request, dry_run=dry_run)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(outcome)
+    elif not dry_run:
+        from benchmark.matrix.summary import print_summary
+
+        print_summary(outcome)
+    if outcome.get("failed"):
         raise typer.Exit(1)
 
 
@@ -237,17 +295,18 @@ def anomaly(
     }
     settings = {name: value for name, (value, default) in switches.items() if value != default}
     try:
-        outcome = run_anomaly(
-            detector=detector,
-            encoder=encoder,
-            dataset=dataset,
-            shots=shots,
-            seeds=seeds or [0],
-            normals=normals,
-            device=device.value,
-            results=results,
-            options=SourceOptions(encoder_weights, precision, settings, descriptions),
-        )
+        with quiet_output():
+            outcome = run_anomaly(
+                detector=detector,
+                encoder=encoder,
+                dataset=dataset,
+                shots=shots,
+                seeds=seeds or [0],
+                normals=normals,
+                device=device.value,
+                results=results,
+                options=SourceOptions(encoder_weights, precision, settings, descriptions),
+            )
     except KeyboardInterrupt:
         print(
             "Interrupted. Finished seeds are recorded; the same command goes on with the rest.",
@@ -260,12 +319,46 @@ def anomaly(
 
 @app.command()
 def verify(
-    records: Annotated[list[Path], typer.Argument(help="Record files (.json).")],
+    records: Annotated[list[Path], typer.Argument(help="Records: their files (.json) or folders.")],
+    how: Annotated[
+        bool, typer.Option("--how", help="Print instead what makes each record again: command and hashes.")
+    ] = False,
+    rerun: Annotated[
+        bool,
+        typer.Option(
+            "--rerun", help="Finetune again, the row of a record or a submission, and attest the outcome."
+        ),
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="With --rerun: the weights, where the record does not lead to them.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="With --rerun: results folder of the attestation; the records' own by default."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="With --rerun: where to compute.")] = Device.AUTO,
 ) -> None:
     """Recompute a record's metrics from its detections and say whether they are equal.
 
-    Leaves with 0 where all are equal, 1 where one is not, 2 where one cannot be checked.
+    Leaves with 0 where all are equal (with --rerun: reproduced), 1 where one is not, 2 where one cannot be checked.
     """
+    if how and rerun:
+        raise UserError("--how and --rerun exclude each other.")
+    if rerun:
+        from benchmark.rerun import rerun as again
+
+        found = [entry for path in records for entry in again(path, results, weights, device.value)]
+        typer.echo("\n".join(entry.text() for entry in found))
+        codes = {"reproduced": 0, "different": 1, "undecided": 2}
+        outcome = {codes[entry.attestation.finding.value] for entry in found}
+        raise typer.Exit(1 if 1 in outcome else max(outcome))
+    if weights is not None or results is not None:
+        raise UserError("--weights and --results have no meaning without --rerun.")
+    if how:
+        from benchmark.provenance import how as script
+
+        typer.echo("\n".join(map(script, records)), nl=False)
+        return
     from benchmark.verify import verify_paths
 
     raise typer.Exit(verify_paths(records))
@@ -304,20 +397,87 @@ def explain(
 
     if against is None and against_weights is not None:
         raise UserError("--against-weights has no meaning without --against RECORD.")
-    outcome = draw(
-        [record] if against is None else [record, against],
-        out,
-        number=images,
-        ids=ids or [],
-        threshold=threshold,
-        weights=[weights] if against is None else [weights, against_weights],
-        detections_only=detections_only,
-        seed=seed,
-    )
+    with quiet_output():
+        outcome = draw(
+            [record] if against is None else [record, against],
+            out,
+            number=images,
+            ids=ids or [],
+            threshold=threshold,
+            weights=[weights] if against is None else [weights, against_weights],
+            detections_only=detections_only,
+            seed=seed,
+        )
     if as_json:
         _print_json(outcome)
     else:
         typer.echo(f"wrote {out}: {len(outcome['images'])} images")
+
+
+@app.command()
+def export(
+    record: Annotated[Path, typer.Argument(help="A record: record.json, or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.", show_default=False)],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Score from which on detections count; of the best F1 on validation by default.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the record; those that its training left here by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a record's finetuned detector as a folder: for `predict`, for Python, for OpenMMLab and others."""
+    from benchmark.trained import export_detector
+
+    with quiet_output():
+        made = export_detector(record, out, weights, threshold)
+    if as_json:
+        _print_json({"folder": str(made.folder), "files": list(made.files)})
+    else:
+        typer.echo(f"{made.folder}: {', '.join(made.files)}")
+
+
+@app.command()
+def predict(
+    detector: Annotated[Path, typer.Argument(help="A folder that `export` wrote, or a record.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make: detections.json, and the images with their boxes.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Score from which on detections count; the detector's by default."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of a record; those that its training left here by default.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Find defects in images with a finetuned detector."""
+    from benchmark.planning import resolve_device
+    from benchmark.predict import predict as find
+
+    chosen = resolve_device(device.value)
+    with quiet_output():
+        found = find(detector, images, out, threshold=threshold, device=chosen, weights=weights)
+    if as_json:
+        _print_json(found)
+        return
+    for name, answers in found["images"].items():
+        typer.echo(f"{name}: {len(answers)} found")
+        for one in answers:
+            x, y, width, height = (round(value) for value in one["box"])
+            typer.echo(f"  {one['category']} {one['score']:.2f}, {width} x {height} pixels at {x}, {y}")
+    for name, reason in found["skipped"].items():
+        typer.echo(f"skipped: {name}: {reason}", err=True)
+    if out is not None:
+        typer.echo(f"wrote {out}")
 
 
 @app.command()
@@ -348,7 +508,8 @@ def efficiency(
         subject = of_record(read_record(record), image_size)
     else:
         subject = of_names(str(backbone), detector, protocol, classes, image_size)
-    found = measure(subject, resolve_device(device.value))
+    with quiet_output():
+        found = measure(subject, resolve_device(device.value))
     if as_json:
         _print_json(found)
     else:

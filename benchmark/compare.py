@@ -79,11 +79,11 @@ class Comparison:
         """Whether the difference is called real."""
         return self.adjusted[metric] < LEVEL
 
-    def verdict(self, metric: str = "map50") -> str:
-        """Says in plain words what was found."""
-        found, name = self.metrics[metric], METRICS[metric]
+    def verdict(self) -> str:
+        """Says in plain words what was found of mAP@.5."""
+        found, name = self.metrics["map50"], METRICS["map50"]
         interval = f"95 % interval {found.low:+.1f} to {found.high:+.1f}"
-        if self.differs(metric):
+        if self.differs():
             better = "better" if found.value > 0 else "worse"
             text = f"A is {better} than B by {abs(found.value):.1f} points of {name} ({interval})."
         else:
@@ -190,7 +190,7 @@ def select(results: Path, what: str) -> list[Row]:
         what: A record, a folder of records, or `name=value` words joined by commas.
 
     Raises:
-        UserError: No row is meant.
+        UserError: No row is meant, or only rows of a protocol that no longer counts.
     """
     if "=" not in what:
         path = Path(what)
@@ -198,7 +198,7 @@ def select(results: Path, what: str) -> list[Row]:
             raise UserError(
                 f"No record {what}. Name a record's folder, or a row by words: backbone=swin,mode=agssp."
             )
-        return rows(path.parent if path.name == RECORD_FILE else path)
+        return _valid(rows(path.parent if path.name == RECORD_FILE else path), what)
     words = [word.partition("=")[::2] for word in what.split(",")]
     for name, _ in words:
         if name not in _WORDS:
@@ -208,7 +208,14 @@ def select(results: Path, what: str) -> list[Row]:
         raise UserError(
             f"No row of {results} has {what}. Look at them: python -m benchmark report --results {results}"
         )
-    return found
+    return _valid(found, what)
+
+
+def _valid(found: list[Row], what: str) -> list[Row]:
+    valid = [row for row in found if row.invalid is None]
+    if not valid:
+        raise UserError(f"{what} is of {found[0].protocol}, which no longer counts: {found[0].invalid}")
+    return valid
 
 
 def _fits(row: Row, name: str, value: str) -> bool:

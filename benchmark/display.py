@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from agssp.display import console, duration
@@ -30,19 +31,19 @@ def show_plan(plan: Plan) -> None:
     )
     weights = plan.start.weights
     if weights is not None:
-        table.add_row("weights", f"{weights.source} (sha256 {weights.sha256[:12]})")
+        table.add_row("weights", f"{escape(weights.source)} (sha256 {weights.sha256[:12]})")
     if plan.start.corpus is not None:
-        table.add_row("corpus", f"{plan.start.corpus} ({corpus_state(plan.start.corpus)})")
+        table.add_row("corpus", f"{escape(plan.start.corpus)} ({corpus_state(plan.start.corpus)})")
     for stage in plan.stages():
         state = f"[green]{stage['status']}[/]" if stage["status"] == "ready" else stage["status"]
         key = f" {stage['key'][:12]}" if stage["key"] else ""
-        table.add_row("stage", f"{stage['title']} ({state}{key})")
+        table.add_row("stage", f"{escape(stage['title'])} ({state}{key})")
     for note in plan.start.notes:
-        table.add_row("note", note)
+        table.add_row("note", escape(note))
     if any(stage["status"] != "ready" for stage in plan.stages()):
         cost += ", after the stages above, which are made once"
     table.add_row("time", cost)
     table.add_row("device", plan.device)
-    table.add_row("records", str(plan.results))
-    table.add_row("cache", str(storage.home()))
+    table.add_row("records", escape(str(plan.results)))
+    table.add_row("cache", escape(str(storage.home())))
     console.print(table)

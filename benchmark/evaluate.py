@@ -209,8 +209,11 @@ def match(ground_truth: GroundTruth, detections: Detections) -> list[dict[str, A
         detections: Answers on exactly the same images and classes.
 
     Returns:
-        COCO's entries, one a class and image where either has a box: `image_id` and `category_id` (from 1), `dtScores`
-        (n, falling), `dtMatches` and `dtIgnore` (10 IoU thresholds, n), `gtIgnore` (objects).
+        COCO's entries, one a class and image where either has a box: `image_id` and `category_id` (from 1); of its n
+        detections, by falling score, `dtIds` (rows of `detections`, from 1), `dtScores`, and at the 10 IoU thresholds
+        `dtMatches` (10, n; the `gtIds` that they find, 0 for none) and `dtIgnore` (10, n); of its m objects `gtIds`
+        (rows of `ground_truth`, from 1), `gtIgnore` (m), and `gtMatches` (10, m; the `dtIds` that find them, 0 for
+        none).
 
     Raises:
         UserError: Images or classes differ between the two.

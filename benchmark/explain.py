@@ -155,7 +155,8 @@ def _chosen(
 def _attention(
     record: Record, weights: Path | None, images: datasets.Dataset
 ) -> list[tuple[NDArray[np.float32], ...]]:
-    from benchmark.attention import attention_maps, stored_weights
+    from benchmark.attention import attention_maps
+    from benchmark.trained import stored_weights
 
     return attention_maps(record, weights or stored_weights(record), images)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from baselines import openmmlab
 
@@ -15,6 +15,8 @@ from mmengine.evaluator import Evaluator
 
 from baselines.backbones import Backbone
 from baselines.detectors import count_parameters
+from baselines.freezing import freeze_stages
+from baselines.training import precision
 from baselines.training.checkpoints import remove_progress
 from baselines.training.data import train_loader, validation_loader
 from baselines.training.detector import (
@@ -41,7 +43,7 @@ from benchmark.training_hooks import (
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["STAGE_VERSION", "FinetuneResult", "Outcome", "finetune", "remove_progress"]
+__all__ = ["STAGE_VERSION", "FinetuneResult", "Outcome", "finetune", "finish"]
 
 STAGE_VERSION = 2
 """Raised when a change of this code changes the number that the same settings give."""
@@ -69,6 +71,7 @@ class FinetuneResult:
         seconds: Wall time over all interruptions.
         peak: Highest memory use.
         resumes: How often the training was taken up again.
+        precision: `bf16` or `fp32`: what the network computed in, as recipe and machine allowed.
         weights: What became of the pretrained weights; None where there were none.
     """
 
@@ -79,6 +82,7 @@ class FinetuneResult:
     seconds: float
     peak: Peak
     resumes: int
+    precision: Literal["fp32", "bf16"]
     weights: LoadReport | None
 
 
@@ -124,6 +128,7 @@ def finetune(
     prepare_process(seed, workers)
     ground_truth = GroundTruth.from_dataset(validation)
     model = new_detector(detector, backbone, len(ground_truth.classes), recipe)
+    freeze_stages(model.get_submodule("backbone"), backbone.name, recipe.frozen_stages)
     length = recipe.length(len(train))
     ema_hook = moving_average(recipe)
     metric = DetectionMetric(ground_truth, validation["image_id"][:])
@@ -167,8 +172,18 @@ def finetune(
         seconds=history.seconds,
         peak=memory.peak,
         resumes=history.resumes,
+        precision=precision.resolve(recipe.mixed_precision),
         weights=initial.report if initial is not None else None,
     )
+
+
+def finish(folder: Path, result: FinetuneResult) -> None:
+    """Forgets how the training got there, once its record is stored; weights and detections of the result stay."""
+    remove_progress(folder)
+    epochs = (result.last.epoch, result.best.epoch)
+    kept = {file(folder, epoch) for epoch in epochs for file in (detections_file, weights_file)}
+    for path in set(folder.glob("epoch-*")) - kept:
+        path.unlink()
 
 
 def _outcome(folder: Path, epoch: int, ground_truth: GroundTruth) -> Outcome:

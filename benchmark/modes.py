@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,12 @@ MODES = {
     "industrial": "backbone pretrained on the industrial corpus",
     "agbp": "backbone pretrained on the corpus, guided by anomaly maps",
     "agssp": "backbone and detector pretrained on the corpus, guided by anomaly maps and pseudo boxes",
+    "custom": "weights of your own: --weights FILE, their --method in one word",
 }
-"""Pretraining modes: the rows of the paper's Table 2."""
+"""Pretraining modes: the rows of the paper's Table 2, and whatever anybody else made."""
 
-_PRETRAINED_HERE = ("industrial", "agbp", "agssp")
-_PUBLIC = {"cls": "imagenet-", "mocov3": "mocov3-", "simmim": "simmim-"}
+PRETRAINED_HERE = ("industrial", "agbp", "agssp")
+"""Modes whose weights are made here, on a corpus."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Choice:
     Attributes:
         mode: A key of `MODES`.
         method: How the backbone is pretrained; None for the mode's usual one.
-        weights: A spec of weights instead of the mode's public ones (`imagenet`, `coco`).
+        weights: A spec of weights: instead of the mode's public ones (`imagenet`, `coco`), or the weights (`custom`).
         maps: Source of anomaly maps instead of the recipes'.
         corpus: Corpus instead of the recipes'.
         init: Weights that the pretraining itself begins with, instead of the recipes'; `none` for random values.
         seed: Of the pretraining. Cells of different seeds share it, as they share weights in the paper.
+        changes: Settings that differ from the recipes', for ablations: of the stages `backbone` and `detector`, and of
+            `finetune`, such as `{"backbone": {"frozen_stages": 0}}`.
     """
 
     mode: str
@@ -51,6 +55,7 @@ class Choice:
     corpus: str | None = None
     init: str | None = None
     seed: int = 0
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def resolved_method(self) -> str:
@@ -101,26 +106,37 @@ class Start:
         return obtain_all(self.stages, feed_of, on_wait)
 
 
-def check_choice(choice: Choice, backbone: Backbone, detector: str) -> None:
+def check_choice(choice: Choice, backbone: Backbone) -> None:
     """Refuses what cannot be, without reading anything.
 
     Raises:
-        UserError: An option that the mode does not take, a method that cannot pretrain the backbone, a mode that the
-            detector does not have.
+        UserError: An option that the mode does not take, or a method that cannot pretrain the backbone.
     """
     mode = choice.mode
     takes = {
-        "--method": (choice.method, mode in ("imagenet", *_PRETRAINED_HERE)),
-        "--weights": (choice.weights, mode in ("imagenet", "coco")),
+        "--method": (choice.method, mode in ("imagenet", "custom", *PRETRAINED_HERE)),
+        "--weights": (choice.weights, mode in ("imagenet", "coco", "custom")),
         "--maps": (choice.maps, mode in ("agbp", "agssp")),
-        "--corpus": (choice.corpus, mode in _PRETRAINED_HERE),
-        "--init": (choice.init, mode in _PRETRAINED_HERE),
+        "--corpus": (choice.corpus, mode in PRETRAINED_HERE),
+        "--init": (choice.init, mode in PRETRAINED_HERE),
     }
     for option, (value, allowed) in takes.items():
         if value is not None and not allowed:
             raise UserError(f"{option} has no meaning with --mode {mode}: leave it out.")
-    if mode in ("imagenet", *_PRETRAINED_HERE):
+    if mode == "custom":
+        _check_custom(choice)
+    if mode in ("imagenet", *PRETRAINED_HERE):
         recipes.check_combination(backbone.name, choice.resolved_method)
+
+
+def _check_custom(choice: Choice) -> None:
+    if choice.weights is None:
+        raise UserError("--mode custom takes weights of your own: --weights FILE.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", choice.method or ""):
+        raise UserError(
+            "--mode custom needs one word for how the weights were made, in small letters, digits, - and _,"
+            f" not {choice.method!r}. Such as: --method autoencoder"
+        )
 
 
 def start(choice: Choice, backbone: Backbone, detector: str, *, recipe_set: str, device: str) -> Start:
@@ -138,12 +154,15 @@ def start(choice: Choice, backbone: Backbone, detector: str, *, recipe_set: str,
     """
     from baselines.training.resources import default_workers
 
-    check_choice(choice, backbone, detector)
+    check_choice(choice, backbone)
     notes = _notes(choice, backbone)
     if choice.mode == "scratch":
         return Start()
-    if choice.mode not in _PRETRAINED_HERE:
-        spec = choice.weights or _public_weights(choice, backbone, detector)
+    if choice.mode == "custom":
+        own = weights.resolve(str(choice.weights))
+        return Start(own.scope or "backbone", own)
+    if choice.mode not in PRETRAINED_HERE:
+        spec = choice.weights or public_weights(choice, backbone, detector)
         scope = "detector" if choice.mode == "coco" else "backbone"
         return Start(scope, weights.resolve(spec), notes=notes)
     request = Request(
@@ -158,14 +177,21 @@ def start(choice: Choice, backbone: Backbone, detector: str, *, recipe_set: str,
         seed=choice.seed,
         device=device,
         workers=default_workers(device),
+        changes=choice.changes,
     )
     stages = tuple(chain(request))
     corpus = choice.corpus or recipes.setup(recipe_set).corpus
     return Start(stages[-1].kind, stages=stages, corpus=corpus, notes=notes)
 
 
-def _public_weights(choice: Choice, backbone: Backbone, detector: str) -> str:
-    prefix = "coco-" if choice.mode == "coco" else _PUBLIC[choice.resolved_method]
+def public_weights(choice: Choice, backbone: Backbone, detector: str) -> str:
+    """Returns the name of the public weights of `imagenet` or `coco`.
+
+    Raises:
+        UserError: None are known that fit.
+    """
+    method = choice.resolved_method
+    prefix = {"detection": "coco-", "cls": "imagenet-"}.get(method, f"{method}-")
     entries = [weights.public(name) for name in weights.public_names() if name.startswith(prefix)]
     fitting = [entry.name for entry in entries if entry.backbone == backbone.id]
     if choice.mode == "coco" and detector != "yolov8":
@@ -174,7 +200,7 @@ def _public_weights(choice: Choice, backbone: Backbone, detector: str) -> str:
         with_detector = f" with {detector}" if choice.mode == "coco" else ""
         known = ", ".join(entry.backbone for entry in entries) or "none"
         raise UserError(
-            f"No public {choice.mode} weights by {choice.resolved_method} are known for {backbone.id}{with_detector}"
+            f"No public {choice.mode} weights by {method} are known for {backbone.id}{with_detector}"
             f" (known: {known}).\n  Give your own: --weights FILE"
         )
     return fitting[0]

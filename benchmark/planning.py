@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agssp.recipes import check_categories
 from agssp.stages import describe
 from baselines import backbones
 from benchmark import protocol as protocols
@@ -110,18 +111,29 @@ def make_plan(
     plan = Plan(protocol, reason, chosen_device, tuple(cells), choice, begin, results)
     if begin.corpus is not None:
         _check_corpus(begin.corpus)
+        check_categories(choice.resolved_method, begin.corpus)
     for name in plan.datasets:
-        if dataset_state(name) == "partial" and not protocol.procedural:
-            raise UserError(
-                f"Dataset {name!r} on this machine is only a part of what its owner published: no number of"
-                f" {protocol.id} can come from it. Prepare all of it, or run it under: --protocol mini-v1"
-            )
+        if not protocol.procedural:
+            check_whole(name, protocol.id)
         if dataset_state(name) == "missing":
             raise UserError(
                 f"Dataset {name!r} is not on this machine. Its files come from {registry.card(name).homepage};"
                 f" then: python -m datasets_builders prepare {registry.card(name).dataset} --raw DIR"
             )
     return plan
+
+
+def check_whole(name: str, protocol: str) -> None:
+    """Refuses a dataset of which only a part is on this machine.
+
+    Raises:
+        UserError: So it is.
+    """
+    if dataset_state(name) == "partial":
+        raise UserError(
+            f"Dataset {name!r} on this machine is only a part of what its owner published: no number of"
+            f" {protocol} can come from it. Prepare all of it, or run it under: --protocol mini-v1"
+        )
 
 
 def corpus_state(name: str) -> str:

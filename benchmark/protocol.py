@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from agssp import recipes
 from baselines.training.recipes import DetectorTraining, Settings
 from datasets_builders.errors import UserError, unknown_name
 from datasets_builders.storage import content_key
 
 _FOLDER = Path(__file__).parent / "protocols"
+_INVALID = Path(__file__).with_name("invalid_protocols.yaml")
 
 
 class Validation(Settings):
@@ -31,9 +35,16 @@ class Validation(Settings):
 
 
 class Finetune(DetectorTraining):
-    """The standard finetuning recipe of a labelled dataset (paper section 5.1.2)."""
+    """The standard finetuning recipe of a labelled dataset (paper section 5.1.2).
+
+    Attributes:
+        validation: When the validation split is evaluated.
+        frozen_stages: Lower stages of the backbone that keep their weights, for ablations (Fig. 6a).
+    """
 
     validation: Validation
+    # Left out of what is hashed where nothing is frozen: older keys stand.
+    frozen_stages: int = Field(default=0, ge=0, le=4, exclude_if=lambda stages: stages == 0)
 
     def validation_interval(self, epochs: int) -> int:
         """Returns the epochs between two validations of a training of so many epochs."""
@@ -97,6 +108,22 @@ class Protocol(Settings):
             settings |= self.detectors.get(name, {})
         return Finetune.model_validate(settings)
 
+    def changed(self, backbone: str, detector: str, changes: Mapping[str, Any]) -> Protocol:
+        """Returns the protocol with some settings of a backbone's and detector's recipe replaced, for ablations.
+
+        Its hash differs, and so do the keys of its cells.
+
+        Raises:
+            UserError: There is no such setting, or it cannot have this value.
+        """
+        if not changes:
+            return self
+        recipe = recipes.changed(self.recipe(backbone, detector), changes).model_dump()
+        length = {"epochs", "iterations"} if {"epochs", "iterations"} & changes.keys() else set()
+        name = f"{detector}/{backbone}"
+        own = self.detectors.get(name, {}) | {setting: recipe[setting] for setting in changes.keys() | length}
+        return self.model_copy(update={"detectors": {**self.detectors, name: own}})
+
 
 def names() -> list[str]:
     """Returns the protocols that come with the package, such as `mini-v1`."""
@@ -115,3 +142,19 @@ def load(name: str) -> Protocol:
     if protocol.id != name:
         raise UserError(f"Protocol file {name}.yaml declares {protocol.id!r}: name and version must match.")
     return protocol
+
+
+def invalid_reason(name: str, version: int) -> str | None:
+    """Returns why records of a protocol no longer count, or None where they do.
+
+    Args:
+        name: Family, such as `mini`.
+        version: Its version.
+    """
+    return _invalid().get(name, {}).get(version)
+
+
+@functools.cache
+def _invalid() -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = yaml.safe_load(_INVALID.read_text(encoding="utf-8"))
+    return found

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from baselines.weights import LoadReport
 from benchmark.detections import MAX_CLASSES
 from benchmark.environment import Environment, Text
 from benchmark.evaluate import Metrics, Percent
@@ -159,6 +160,11 @@ class WeightsReport(Part):
     share_of_backbone: Annotated[float, Field(ge=0, le=1)]
     """Share of the backbone's parameters that were loaded."""
 
+    @classmethod
+    def of(cls, report: LoadReport) -> WeightsReport:
+        """Returns what a record keeps of a load report."""
+        return cls(**{name: getattr(report, name) for name in cls.model_fields})
+
 
 class StageUsed(Part):
     """One finished stage of the pretraining behind a cell; cells share it."""
@@ -240,6 +246,8 @@ class Record(Part):
     """By stage, such as `finetune`."""
     resumes: Amount
     """How often an interrupted training was taken up again."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the finetuned network computed in."""
     trust: Trust = Trust.MEASURED
     """How it came to be."""
     environment: Environment

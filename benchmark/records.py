@@ -190,7 +190,12 @@ def read_model(path: Path, model: type[AnyRecord]) -> AnyRecord:
         UserError: As `read_record`.
     """
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"No record {path}. A record is a folder with {path.name} in it.")
+        told = (
+            f"A record is a folder with {path.name} in it."
+            if path.suffix == ".json"
+            else f"It is neither a {RECORD_FILE} nor a folder with one."
+        )
+        raise UserError(f"No record {path}. {told}")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_RECORD_BYTES + 1)

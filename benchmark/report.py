@@ -23,12 +23,14 @@ def print_rows(found: list[Row]) -> None:
 
     console = Console()
     for (protocol, dataset), group in itertools.groupby(found, key=lambda row: (row.protocol, row.dataset)):
+        entries = list(group)
+        invalid = entries[0].invalid
         table = Table(title=f"{dataset}, {protocol}", title_justify="left", title_style="bold", box=None)
         for column in ("row", "seeds"):
             table.add_column(column)
         for column in ("mAP@.5", "mAP@.5:.95", "best @.5", "params"):
             table.add_column(column, justify="right", no_wrap=True)
-        for row in group:
+        for row in entries:
             table.add_row(
                 escape(row.title if row.detector == "yolov8" else f"{row.detector} {row.title}"),
                 " ".join(str(seed) for seed in row.seeds),
@@ -36,8 +38,11 @@ def print_rows(found: list[Row]) -> None:
                 _with_error(row.map50_95, row.map50_95_error),
                 f"{row.best_map50:.1f}",
                 f"{row.parameters / 1e6:.1f}M",
+                style=None if invalid is None else "dim",
             )
         console.print(table)
+        if invalid is not None:
+            console.print(f"These rows no longer count: {escape(invalid)}", soft_wrap=True)
         console.print()
 
 
@@ -53,7 +58,7 @@ def print_analysis(analysis: Analysis) -> None:
 
     console = Console()
     if not analysis.comparisons:
-        console.print(f"No row has a row of mode {analysis.against} beside it.")
+        console.print(f"No row has a row of mode {analysis.against} beside it.", markup=False)
     table = _differences(f"Difference to {analysis.against}, mAP@.5", "row", "dataset")
     for entry in analysis.comparisons:
         place = f"{entry.a.dataset}, {entry.a.protocol}"
@@ -68,7 +73,7 @@ def print_analysis(analysis: Analysis) -> None:
             words = "cannot be told apart: " if len(group) > 1 else "differs from all others: "
             if len(block.groups) > 1 or len(group) > 1:
                 console.print(escape(f"  {words}{'; '.join(group)}"), soft_wrap=True)
-        if block.smallest is not None:
+        if block.smallest:  # nothing scatters where nothing was found
             held = "" if block.seeds_known else " (images alone: a row has one seed)"
             console.print(f"  found in 4 of 5 comparisons: {block.smallest:.1f} points{held}", soft_wrap=True)
     for protocol, entries in analysis.standings.items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from benchmark.protocol import invalid_reason
 from benchmark.records import Quarantined, StoredRecord, iter_records
 from datasets_builders.errors import UserError
 
@@ -38,6 +39,7 @@ class Row:
         procedural: Whether the dataset's images are generated.
         fingerprint: Of the dataset; rows on different data are not compared.
         records: One a seed, in the order of `seeds`.
+        label: What tells it from rows like it, in an ablation.
     """
 
     protocol: str
@@ -59,6 +61,7 @@ class Row:
     procedural: bool
     fingerprint: str
     records: tuple[StoredRecord, ...] = field(repr=False)
+    label: str | None = None
 
     @property
     def block(self) -> tuple[str, str, str]:
@@ -66,19 +69,32 @@ class Row:
         return self.protocol, self.dataset, self.fingerprint
 
     @property
-    def technique(self) -> tuple[str, str, str, str, str | None, str | None]:
-        """What is the same on other datasets: detector, backbone, method, mode, maps, corpus."""
-        return self.detector, self.backbone, self.method, self.mode, self.maps, self.corpus
+    def technique(self) -> tuple[str | None, ...]:
+        """What is the same on other datasets: detector, backbone, method, mode, maps, corpus, label."""
+        return self.detector, self.backbone, self.method, self.mode, self.maps, self.corpus, self.label
+
+    @property
+    def invalid(self) -> str | None:
+        """Why rows of this protocol no longer count and are compared with nothing; None where they do."""
+        name, _, version = self.protocol.rpartition("-v")
+        return invalid_reason(name, int(version))
 
     @property
     def title(self) -> str:
         """One line for people."""
-        extras = [extra for extra in (self.method, self.maps) if extra not in ("-", "detection", None)]
+        extras = [
+            extra for extra in (self.method, self.maps, self.label) if extra not in ("-", "detection", None)
+        ]
         return f"{self.backbone} {self.mode}" + (f" ({', '.join(map(str, extras))})" if extras else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the row for JSON, without its records."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "records"}
+        values = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)
+            if entry.name not in ("records", "label")
+        }
+        return values | {"invalid": self.invalid}
 
 
 def rows(results: Path) -> list[Row]:
@@ -117,22 +133,22 @@ def rows(results: Path) -> list[Row]:
         raise UserError(
             f"No records in {results}. Make one: python -m benchmark run --backbone csp_darknet --mode scratch"
         )
-    return [_row(key, tuple(group[seed] for seed in sorted(group))) for key, group in sorted(groups.items())]
+    return [row_of(tuple(group[seed] for seed in sorted(group))) for _, group in sorted(groups.items())]
 
 
-def _row(key: tuple[str, ...], stored: tuple[StoredRecord, ...]) -> Row:
-    protocol, dataset, detector, backbone, method, mode, _ = key
+def row_of(stored: tuple[StoredRecord, ...]) -> Row:
+    """Returns the row of records that are seeds of one cell, in the order of their seeds."""
     records = [entry.record for entry in stored]
-    pretraining = records[0].pretraining
+    cell, pretraining = records[0].cell, records[0].pretraining
     map50 = [record.last.metrics.map50 for record in records]
     map50_95 = [record.last.metrics.map50_95 for record in records]
     return Row(
-        protocol=protocol,
-        dataset=dataset,
-        detector=detector,
-        backbone=backbone,
-        method=method,
-        mode=mode,
+        protocol=records[0].protocol.id,
+        dataset=cell.dataset,
+        detector=cell.detector,
+        backbone=f"{cell.backbone}:{cell.variant}",
+        method=cell.method,
+        mode=cell.mode,
         maps=pretraining.maps if pretraining else None,
         corpus=pretraining.corpus if pretraining else None,
         seeds=tuple(record.cell.seed for record in records),

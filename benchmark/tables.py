@@ -13,6 +13,7 @@ from benchmark.compare import METRICS, Comparison, baseline_of
 from benchmark.modes import MODES
 from benchmark.reported import ReportedRow, reported_rows
 from benchmark.rows import Row
+from benchmark.submit.texts import for_spreadsheet
 
 _FIELDS = ("detector", "backbone", "mode", "method", "maps", "source", "seeds")
 _BACKBONES = ("csp_darknet", "resnet", "swin")
@@ -41,13 +42,18 @@ class Line:
     """One technique over the datasets.
 
     Attributes:
-        fields: By the names detector, backbone, mode, method, maps, source (`reported` or `measured`), seeds (how many,
-            or from how few to how many).
+        fields: By the names detector, backbone, mode, method, maps, source (`reported`, `measured`, or `invalid` where
+            that no longer counts), seeds (how many, or from how few to how many).
         numbers: By dataset: mAP@.5 and mAP@.5:.95.
     """
 
     fields: Mapping[str, str]
     numbers: Mapping[str, tuple[Number, Number]]
+
+    @property
+    def block(self) -> tuple[str, str]:
+        """Detector and backbone: the paper rules its tables off between them."""
+        return self.fields["detector"], self.fields["backbone"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,14 @@ class Table:
         datasets: Columns.
         lines: The paper's next to the measured ones of the same technique.
         tested: Whether differences were tested.
+        invalid: Why its measured rows no longer count; None where they do.
     """
 
     title: str
     datasets: tuple[str, ...]
     lines: tuple[Line, ...]
     tested: bool
+    invalid: str | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -73,7 +81,9 @@ class Table:
             "Percent. Measured: last epoch, mean ± standard error over seeds. Reported: the paper's single runs.",
             "In parentheses: difference to the baseline of the same detector and backbone, in points.",
         ]
-        if self.tested:
+        if self.invalid is not None:
+            notes.append(f"Invalid rows no longer count and are compared with nothing: {self.invalid}")
+        elif self.tested:
             notes.append("*: a difference at the 5 % level after Holm's correction over the whole report.")
         return notes
 
@@ -96,18 +106,20 @@ def build(
         rows = [row for row in found if (row.protocol, row.procedural) == (protocol, procedural)]
         datasets = tuple(dict.fromkeys(row.dataset for row in rows))
         lines: dict[tuple[str, ...], Line] = {}
+        invalid = rows[0].invalid
         for row in rows:
-            baseline = baseline_of(row, [other for other in rows if other.block == row.block], against)
-            numbers = _measured(row, baseline, tested.get(id(row)))
-            seeds = str(len(row.seeds))
-            _add(lines, row.dataset, numbers, _described(row, "measured", seeds, row.maps or "-"))
+            kin = [] if invalid else [other for other in rows if other.block == row.block]
+            numbers = _measured(row, baseline_of(row, kin, against), tested.get(id(row)))
+            source = "invalid" if invalid else "measured"
+            _add(lines, row.dataset, numbers, _described(row, source, str(len(row.seeds)), row.maps or "-"))
         paper = [entry for entry in reported_rows() if entry.dataset in datasets and not procedural]
         for entry in paper:
-            kin = [other for other in paper if other.dataset == entry.dataset]
-            numbers = _reported(entry, baseline_of(entry, kin, against))
+            printed = [other for other in paper if other.dataset == entry.dataset]
+            numbers = _reported(entry, baseline_of(entry, printed, against))
             _add(lines, entry.dataset, numbers, _described(entry, "reported", "1", "-"))
         title = f"{protocol}, procedural images" if procedural else protocol
-        result.append(Table(title, datasets, tuple(sorted(lines.values(), key=_place)), bool(comparisons)))
+        ordered = tuple(sorted(lines.values(), key=_place))
+        result.append(Table(title, datasets, ordered, bool(comparisons), invalid))
     return result
 
 
@@ -129,7 +141,7 @@ def _place(line: Line) -> tuple[object, ...]:
         variant,
         method,
         mode,
-        fields["source"] == "measured",
+        fields["source"] != "reported",
         fields["maps"],
     )
 
@@ -190,40 +202,51 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Returns LaTeX for the package booktabs."""
+    """Returns LaTeX for the packages booktabs and graphicx."""
     parts = []
     for table in tables:
         groups = "".join(rf" & \multicolumn{{2}}{{c}}{{{_latex(dataset)}}}" for dataset in table.datasets)
         head = [*_FIELDS, *(metric for _ in table.datasets for metric in METRICS.values())]
+        body = []
+        for cells, first in zip(_cells(table), _first_of_blocks(table), strict=True):
+            body += [r"\midrule"] if first else []
+            body.append(" & ".join(_latex(cell).replace("(-", "($-$") for cell in cells) + r" \\")
         parts += [
-            r"\begin{table}",
+            r"\begin{table*}",
             rf"\caption{{{_latex(table.title)}. {_latex(' '.join(table.notes))}}}",
+            r"\resizebox{\linewidth}{!}{%",
             rf"\begin{{tabular}}{{{'l' * len(_FIELDS)}{'rr' * len(table.datasets)}}}",
             r"\toprule",
             " & ".join([""] * len(_FIELDS)) + groups + r" \\",
             " & ".join(map(_latex, head)) + r" \\",
-            r"\midrule",
-            *(" & ".join(map(_latex, line)) + r" \\" for line in _cells(table)),
+            *body,
             r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
+            r"\end{tabular}}",
+            r"\end{table*}",
             "",
         ]
     return "\n".join(parts)
 
 
 def to_html(tables: Sequence[Table]) -> str:
-    """Returns tables for a page; every text is escaped."""
-    parts = []
+    """Returns a page that needs nothing else, bright or dark as its reader's system is; every text is escaped."""
+    parts = [_PAGE]
     for table in tables:
         groups = "".join(
-            f'<th colspan="{len(METRICS)}">{html.escape(dataset)}</th>' for dataset in table.datasets
+            f'<th colspan="{len(METRICS)}" scope="colgroup">{html.escape(dataset)}</th>'
+            for dataset in table.datasets
         )
-        first = "".join(f'<th rowspan="2">{name}</th>' for name in _FIELDS)
-        second = "".join(f"<th>{metric}</th>" for _ in table.datasets for metric in METRICS.values())
+        first = "".join(f'<th rowspan="2" scope="col">{name}</th>' for name in _FIELDS)
+        second = "".join(
+            f'<th scope="col">{metric}</th>' for _ in table.datasets for metric in METRICS.values()
+        )
         body = "\n".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in _cells(table)
+            f'<tr class="{html.escape(line.fields["source"])}{" first" if first_of_block else ""}">'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            + "</tr>"
+            for line, cells, first_of_block in zip(
+                table.lines, _cells(table), _first_of_blocks(table), strict=True
+            )
         )
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
         parts.append(
@@ -233,6 +256,27 @@ def to_html(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>AGSSP-Bench</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; }
+table { border-collapse: collapse; }
+caption { font-size: 1.2em; font-weight: bold; text-align: left; padding: 0.5em 0; }
+th, td { padding: 0.2em 0.8em 0.2em 0; text-align: left; white-space: nowrap; }
+.first { border-top: 1px solid; }
+td:nth-child(n+7), th:nth-child(n+7), tr + tr th { text-align: right; font-variant-numeric: tabular-nums; }
+.reported { font-style: italic; }
+.invalid { opacity: 0.5; }
+ul { padding-left: 1.2em; }
+</style>
+"""
+
+
 def to_csv(tables: Sequence[Table]) -> str:
     """Returns one line a number, unrounded; texts that a spreadsheet would compute are quoted by an apostrophe."""
     out = io.StringIO()
@@ -240,7 +284,9 @@ def to_csv(tables: Sequence[Table]) -> str:
     writer.writerow(["protocol", *_FIELDS, "dataset", "metric", "value", "error", "delta", "real"])
     for table in tables:
         for line in table.lines:
-            texts = [_plain(text) for text in (table.title, *(line.fields[name] for name in _FIELDS))]
+            texts = [
+                for_spreadsheet(text) for text in (table.title, *(line.fields[name] for name in _FIELDS))
+            ]
             for dataset, numbers in line.numbers.items():
                 for metric, number in zip(METRICS, numbers, strict=True):
                     values = (number.value, number.error, number.delta, number.real)
@@ -255,6 +301,11 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "html": to_html,
 }
 """Each turns tables into text."""
+
+
+def _first_of_blocks(table: Table) -> list[bool]:
+    blocks = [line.block for line in table.lines]
+    return [above != block for above, block in zip([None, *blocks], blocks, strict=False)]
 
 
 def _cells(table: Table) -> list[list[str]]:
@@ -282,15 +333,14 @@ def _shown(number: Number | None) -> str:
     return text
 
 
-def _plain(text: str) -> str:
-    return f"'{text}" if text != "-" and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 _LATEX = {character: rf"\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
 }
 
 

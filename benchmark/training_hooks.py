@@ -118,9 +118,10 @@ class FinetuneRecorder(EpochRecorder):
         history.files = {name: sha256 for name, sha256 in (history.files | made).items() if name in kept}
         # The state that names the files is stored before older files go: a kill in between loses nothing.
         self._store(runner, epoch, runner.iter)
-        for path in self._folder.glob("epoch-*"):
-            if path.name not in kept:
-                path.unlink()
+        if epoch < runner.max_epochs:
+            for path in self._folder.glob("epoch-*"):
+                if path.name not in kept:
+                    path.unlink()
         self._report(runner, runner.iter)
 
     def _last_map50(self) -> float | None:

@@ -47,10 +47,6 @@ class Verification:
     verdict: Verdict
     reasons: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns JSON values."""
-        return {"record": str(self.path), "verdict": self.verdict.value, "reasons": list(self.reasons)}
-
 
 def verify(path: Path) -> Verification:
     """Computes a record's metrics again and compares every number.

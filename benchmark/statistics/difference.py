@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +16,10 @@ from scipy import optimize, stats
 LEVEL = 0.05
 """Of every test; intervals hold the other 95 %."""
 POWER = 0.8
+"""Probability with which a difference counts as one that would be found."""
 _LEAST_DRAWS = 100
+
+T = TypeVar("T", str, int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +149,12 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def smallest_difference(
-    error: float, degrees: float, *, level: float = LEVEL, power: float = POWER
-) -> float | None:
-    """Returns the smallest true difference that a two-sided t test finds with the given probability.
+def smallest_difference(error: float, degrees: float) -> float | None:
+    """Returns the smallest true difference that a two-sided t test at `LEVEL` finds with probability `POWER`.
 
     Args:
         error: Standard error of the difference.
         degrees: Its degrees of freedom.
-        level: Of the test.
-        power: Probability of finding it.
 
     Returns:
         In the unit of the error; None where so few degrees of freedom leave it undefined.
@@ -160,12 +162,12 @@ def smallest_difference(
     if error <= 0:
         return 0.0
     if degrees > 1e4:  # the normal distribution to three digits and more
-        return error * float(stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power))
-    critical = float(stats.t.ppf(1 - level / 2, degrees))
+        return error * float(stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
+    critical = float(stats.t.ppf(1 - LEVEL / 2, degrees))
 
     def missing(effect: float) -> float:
         # Finding it with the wrong sign is too rare to count here.
-        return float(stats.nct.sf(critical, degrees, effect)) - power
+        return float(stats.nct.sf(critical, degrees, effect)) - POWER
 
     try:
         return error * float(optimize.brentq(missing, 0.0, 2 * critical + 5))
@@ -173,7 +175,30 @@ def smallest_difference(
         return None
 
 
-def separable_groups(names: Sequence[str], inseparable: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+def separate(rows: Sequence[Scores], images: int) -> tuple[list[tuple[int, ...]], float | None]:
+    """Compares every row with every other; Holm's family is all pairs.
+
+    Args:
+        rows: One number of each row, such as mAP@.5, on one split.
+        images: How many images a draw has.
+
+    Returns:
+        Groups of rows that cannot be told apart, as places in `rows` (see `separable_groups`), and the smallest
+        difference found with 80 % probability, median over pairs, in the unit of the scores; None where there is one
+        row, or too few seeds to say.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -rows[i].mean)
+    pairs = list(itertools.combinations(order, 2))
+    found = [difference(rows[i], rows[j], images) for i, j in pairs]
+    known = [(pair, entry) for pair, entry in zip(pairs, found, strict=True) if entry is not None]
+    adjusted = holm([entry.p for _, entry in known])
+    apart = {pair for (pair, _), p in zip(known, adjusted, strict=True) if p < LEVEL}
+    smallest = [value for _, entry in known if (value := entry.smallest) is not None]
+    groups = separable_groups(order, [pair for pair in pairs if pair not in apart])
+    return groups, statistics.median(smallest) if smallest else None
+
+
+def separable_groups(names: Sequence[T], inseparable: Iterable[tuple[T, T]]) -> list[tuple[T, ...]]:
     """Finds the largest groups in which no two rows can be told apart.
 
     Two rows share a group exactly when they are inseparable; a row may be in several groups, so "in one group" does

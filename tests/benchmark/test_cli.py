@@ -60,7 +60,7 @@ def test_help_and_list_import_nothing_heavy(words: list[str]) -> None:
 def test_list_names_every_choice() -> None:
     found = json.loads(benchmark("list", "--json").stdout)
     assert found["backbones"]["swin"] == ["nano", "tiny", "base"]
-    assert list(found["modes"]) == ["scratch", "imagenet", "coco", "industrial", "agbp", "agssp"]
+    assert list(found["modes"]) == ["scratch", "imagenet", "coco", "industrial", "agbp", "agssp", "custom"]
     assert found["methods"]["simmim"] == ["swin"]
     assert {"mini-v1", "paper-v1"} <= set(found["protocols"])
     assert "casting_billet_synthetic" in found["datasets"]
@@ -111,7 +111,10 @@ def test_dry_run_prints_the_plan_and_trains_nothing(tmp_path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-MOCK = ["run", "--backbone", "csp_darknet", "--mode", "scratch", "--protocol", "mock-v1", "--json"]
+MOCK = [
+    "run", "--backbone", "csp_darknet", "--mode", "scratch", "--protocol", "mock-v1",
+    "--dataset", "casting_billet_synthetic", "--json",
+]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -159,7 +162,16 @@ def test_a_run_ends_in_records_that_verify_and_are_not_made_twice(tmp_path, agss
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, agssp_home) -> None:
     # ResNet's epochs are long enough for the interruption to come before the end.
-    words = ["run", "--backbone", "resnet", *MOCK[3:], "--seeds", "7", "--results", str(tmp_path / "results")]
+    words = [
+        "run",
+        "--backbone",
+        "resnet:18",
+        *MOCK[3:],
+        "--seeds",
+        "7",
+        "--results",
+        str(tmp_path / "results"),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", *words],
         cwd=ROOT,

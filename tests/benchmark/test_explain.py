@@ -200,8 +200,9 @@ def test_attention_is_of_the_image_as_the_detector_saw_it(
     """64 x 32 pixels in the middle of 64 x 64: the border above and below is not of the image."""
     from baselines.training.data import validation_loader
     from baselines.training.detector import new_detector
-    from benchmark.attention import attention_maps, stored_weights
+    from benchmark.attention import attention_maps
     from benchmark.records import read_record
+    from benchmark.trained import stored_weights
 
     record = read_record(records[0])
     recipe = protocols.load("mock-v1").recipe("csp_darknet", "yolov8")

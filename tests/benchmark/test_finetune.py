@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from baselines import backbones
+from baselines.training import hooks
 from baselines.training.hooks import TrainingDivergedError, TrainingEvent
 from baselines.training.optim import optim_wrapper
 from benchmark import finetune as stage
@@ -53,7 +54,9 @@ def numbers(result: stage.FinetuneResult) -> dict:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, tiny_train, tiny_validation) -> stage.FinetuneResult:
-    return train(tmp_path_factory.mktemp("undisturbed"), tiny_train, tiny_validation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "STORE_SECONDS", 0.0)  # a training so short is not stored after its last epoch
+        return train(tmp_path_factory.mktemp("undisturbed"), tiny_train, tiny_validation)
 
 
 @pytest.mark.slow
@@ -154,6 +157,20 @@ def test_finished_training_is_read_not_repeated(undisturbed, tiny_train, tiny_va
 
 
 @pytest.mark.slow
+def test_until_its_record_is_stored_a_short_training_can_be_repeated(
+    tmp_path, undisturbed, tiny_train, tiny_validation
+) -> None:
+    first = train(tmp_path / "run", tiny_train, tiny_validation)
+    again = train(tmp_path / "run", tiny_train, tiny_validation)
+    assert (first.resumes, again.resumes) == (0, 1)
+    assert numbers(again) == numbers(undisturbed)
+    stage.finish(tmp_path / "run", again)
+    kept = {f"epoch-{outcome.epoch}" for outcome in (again.last, again.best)}
+    assert {path.stem for path in (tmp_path / "run").glob("epoch-*")} == kept
+    assert again.best.weights.is_file()
+
+
+@pytest.mark.slow
 def test_it_learns(tmp_path, tiny_train, tiny_validation) -> None:
     adam = {"type": "AdamW", "lr": 0.005, "weight_decay": 0.05}
     recipe = tiny_recipe(epochs=60, optimizer=adam, validation={"every_epochs": 15})
@@ -202,12 +219,17 @@ def test_optimizer_holds_every_parameter_once_and_decays_weights_alone(name: str
             assert "relative_position_bias_table" in parameter_name
 
 
-def test_threads_never_exceed_the_cores() -> None:
+def test_threads_never_exceed_the_cores_nor_what_the_user_allows(monkeypatch) -> None:
     from baselines.training.resources import cores, default_workers, set_threads
 
     for device in ("cpu", "cuda"):
         workers = default_workers(device)
         set_threads(workers)
         assert torch.get_num_threads() + workers <= max(cores(), 1) or torch.get_num_threads() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     set_threads(0)
     assert torch.get_num_threads() == cores() == len(os.sched_getaffinity(0))
+    for wish, threads in (("1", 1), ("999", cores()), ("0", cores()), ("many", cores())):
+        monkeypatch.setenv("OMP_NUM_THREADS", wish)
+        set_threads(0)
+        assert torch.get_num_threads() == threads

@@ -35,6 +35,17 @@ def test_coco_takes_the_whole_detector_and_imagenet_the_backbone(tmp_path) -> No
     assert coco.identity() != imagenet.identity()
 
 
+def test_custom_takes_what_its_file_says_of_itself(tmp_path) -> None:
+    import torch
+
+    for scope in ("backbone", "detector"):
+        file = tmp_path / f"{scope}.safetensors"
+        weights.save(file, {"backbone.stem.conv.weight": torch.zeros(2)}, {"scope": scope})
+        found = begin(Choice("custom", method="autoencoder", weights=str(file)))
+        assert (found.scope, found.weights, found.stages) == (scope, weights.resolve(file), ())
+        assert Choice("custom", method="autoencoder").resolved_method == "autoencoder"
+
+
 def test_lite0_has_imagenet_weights_without_a_network() -> None:
     found = begin(Choice("imagenet"), backbones.get("lite0", "std"))
     assert found.weights is not None
@@ -48,6 +59,10 @@ def test_lite0_has_imagenet_weights_without_a_network() -> None:
         (Choice("imagenet", method="mocov3"), "lite0:std", "No public imagenet weights by mocov3"),
         (Choice("coco"), "resnet:18", "No public coco weights"),
         (Choice("coco", method="cls"), "csp_darknet:n", "--method has no meaning with --mode coco"),
+        (Choice("custom", method="x"), "csp_darknet:n", "takes weights of your own: --weights FILE"),
+        (Choice("custom", weights="w.pth"), "csp_darknet:n", "needs one word for how the weights were made"),
+        (Choice("custom", "My Method", "w.pth"), "csp_darknet:n", "not 'My Method'"),
+        (Choice("custom", "x", "w.pth", maps="random"), "csp_darknet:n", "--maps has no meaning"),
     ],
 )
 def test_what_is_not_there_is_said_with_the_way_out(choice, backbone, message) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, evaluate
+from benchmark.rows import standard_error
 from benchmark.statistics.difference import (
     Difference,
     Scores,
@@ -63,6 +64,12 @@ def simulate(
         + rng.normal(0, luck, (seeds, images))
         for mean in (shift, 0.0)
     ]
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6))
+def test_the_standard_error_of_a_row_is_scipys(values: list[float]) -> None:
+    assert standard_error(values) == pytest.approx(stats.sem(values), rel=1e-9, abs=1e-12)
+    assert standard_error(values[:1]) is None
 
 
 def test_without_an_effect_of_images_it_is_welchs_t_test() -> None:
@@ -204,6 +211,31 @@ def test_a_clearly_better_row_ranks_first_and_equal_rows_share_their_intervals()
     assert first.iqm_interval[0] > second.iqm_interval[1]
     assert second.rank_interval[0] < third.rank_interval[1]
     assert third.rank_interval[0] < second.rank_interval[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seeds", "spread"), [(1, (1.0, 0.0, 1.0)), (3, (1.0, 1.0, 0.5)), (5, (1.0, 1.0, 1.0))]
+)
+def test_intervals_over_datasets_hold_the_truth_in_95_percent_of_1000_experiments(
+    seeds: int, spread: tuple[float, float, float]
+) -> None:
+    """Four datasets of 60 images; one row is better on each of them, so that its true rank is 1."""
+    rng = np.random.default_rng(4)
+    draws = draw_images(60, 400)
+    levels, experiments = (0.0, 1.0, 2.0, 7.0), 1000
+    truth = np.mean(levels[1:3])
+    middle = first = 0
+    for _ in range(experiments):
+        rows: list[list[Scores]] = [[], []]
+        for level in levels:
+            for row, values in zip(rows, simulate(rng, seeds, 60, 0.4, spread), strict=True):
+                row.append(scores(values + level, draws))
+        better, other = standings(rows, [60] * len(levels))
+        middle += other.iqm_interval[0] <= truth <= other.iqm_interval[1]
+        first += better.rank_interval[0] <= 1
+    assert 0.93 <= middle / experiments <= 0.98
+    assert first / experiments >= 0.95
 
 
 def _answers(rng: np.random.Generator, images: int) -> tuple[GroundTruth, Detections, Detections]:

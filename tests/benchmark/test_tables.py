@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from test_compare import labels_of, store_row
 
-from benchmark import compare
+from benchmark import compare, protocol
 from benchmark.analysis import analyse
 from benchmark.cli import run_app
 from benchmark.rows import rows
 from benchmark.tables import FORMATS, Line, Number, Table, build, to_csv, to_html, to_latex, to_markdown
+from datasets_builders.errors import UserError
 
 HOSTILE = "<script>|`x`&%$#_{}~^\\"
 
@@ -120,7 +121,8 @@ def test_every_format_holds_the_same_numbers(results) -> None:
     parsed.feed(to_html(tables))
     assert {len(row) for row in parsed.rows[2:]} == {width}
     latex = to_latex(tables)
-    body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")].splitlines()[1:]
+    body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")].splitlines()
+    body = [line for line in body if line != r"\midrule"]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {width - 1}
     assert value in lines[2]
     assert value in parsed.rows[2][7]
@@ -151,6 +153,44 @@ def test_hostile_words_stay_words() -> None:
     assert r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in to_latex(
         [Table(HOSTILE, (), (), tested=False)]
     )
+
+
+@pytest.fixture
+def mock_is_invalid(monkeypatch) -> str:
+    reason = "the <border> was dark"
+    monkeypatch.setattr(protocol, "_invalid", lambda: {"mock": {1: reason}})
+    return reason
+
+
+def test_rows_that_no_longer_count_are_dimmed_with_the_reason_and_not_compared(
+    results, mock_is_invalid, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(compare, "_labels", lambda dataset: labels_of(dataset.name))
+    store_row(results, "agssp", 0.9, dataset="casting_billet", protocol="mock")
+    store_row(results, "imagenet", 0.5, dataset="casting_billet", protocol="mock")
+    found = rows(results)
+    assert {row.to_dict()["invalid"] for row in found} == {None, mock_is_invalid}
+    invalid, valid = build(found)
+    assert (invalid.title, valid.title) == ("mock-v1", "paper-v1")
+    assert {line.fields["source"] for line in invalid.lines} == {"invalid", "reported"}
+    assert {line.fields["source"] for line in valid.lines} == {"measured", "reported"}
+    deltas = [
+        line.numbers["casting_billet"][0].delta
+        for line in invalid.lines
+        if line.fields["source"] == "invalid"
+    ]
+    assert deltas == [None, None]
+    assert any(mock_is_invalid in note for note in invalid.notes)
+    page = to_html([invalid])
+    assert page.count('<tr class="invalid') == 2
+    assert "the &lt;border&gt; was dark" in page
+    assert {entry.a.protocol for entry in analyse(found, "imagenet").comparisons} == {"paper-v1"}
+    with pytest.raises(UserError, match="no longer counts: the <border> was dark"):
+        compare.compare(results, "protocol=mock-v1,mode=agssp", "mode=imagenet")
+    # Words that fit rows of both mean those that count.
+    assert {row.protocol for row in compare.select(results, "mode=agssp")} == {"paper-v1"}
+    assert run_app(["report", "--results", str(results)]) == 0
+    assert capsys.readouterr().out.count(f"These rows no longer count: {mock_is_invalid}") == 1
 
 
 @pytest.mark.parametrize("layout", sorted(FORMATS))

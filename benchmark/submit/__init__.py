@@ -1,0 +1,1 @@
+"""Submissions: weights from anyone, with the records that they were measured by. `docs/submitting.md` tells how."""
