@@ -7,11 +7,11 @@ RESULTS ?= results-local
 .PHONY: help setup setup-dev demo test lint leaderboard performance clean
 
 help:
-	@echo "make demo         set up, then pretrain, finetune and evaluate a first detector (about 13 minutes on 2 cores)"
+	@echo "make demo         set up, then pretrain, finetune and evaluate a first detector (about 13 minutes on 2 cores with bfloat16)"
 	@echo "make test         set up, then run lint, types and all tests"
 	@echo "make lint         ruff (format and lint) and mypy"
 	@echo "make leaderboard  open the leaderboard on http://localhost:8501"
-	@echo "make performance  print the speed ratios that the documentation quotes"
+	@echo "make performance  measure, print and write docs/performance.md (most of an hour)"
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -43,7 +43,7 @@ leaderboard: setup
 	$(BIN)/python -m leaderboard
 
 performance: setup-dev
-	@for script in tests/performance/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python tests/performance/page.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
