@@ -27,7 +27,7 @@ from baselines import weights as pretrained
 from baselines.backbones import Backbone
 from baselines.detectors import count_parameters
 from baselines.freezing import freeze_stages
-from baselines.pretraining import build_backbone
+from baselines.pretraining import MomentumContrast, build_backbone
 from baselines.training import precision
 from baselines.training.checkpoints import remove_progress
 from baselines.training.hooks import EpochRecorder, History, TrainingEvent
@@ -134,6 +134,9 @@ def pretrain_backbone(
     categories = len(corpus.features["category"].names)
     model = build_model(backbone, method, categories, recipe, init=init, guided=maps is not None)
     plan = recipe.plan(len(corpus), get_world_size())
+    if isinstance(model.guided.task, MomentumContrast):
+        # Its momentum encoder follows the optimiser's steps, not the passes whose gradients are accumulated.
+        model.guided.task.momentum_encoder.interval = plan.accumulation
     history = History()
     masking = recipe.masking if model.guided.task.hides_pixels else None
     runner = Runner(

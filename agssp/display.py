@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -42,9 +43,9 @@ def show_stage(stage: Stage) -> Iterator[Callable[[TrainingEvent], None]]:
         with training_progress(f"  {stage.kind}") as feed:
             yield feed
     else:
-        with console.status(f"  {stage.title}"):
+        with console.status(f"  {escape(stage.title)}"):
             yield lambda event: None
-    console.print(f"  {stage.title}: made in {duration(time.perf_counter() - started)}")
+    console.print(f"  {escape(stage.title)}: made in {duration(time.perf_counter() - started)}")
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmark.cli_options import Device, Json, quiet_output
 from benchmark.submit import cli as submit_cli
-from benchmark.submit.cli import Device, Json, quiet_output
 from datasets_builders.errors import UserError
 
 app = typer.Typer(
@@ -488,9 +488,16 @@ def efficiency(
     backbone: Annotated[
         str | None, typer.Option(help="csp_darknet, resnet, swin or lite0; with a size: swin:tiny.")
     ] = None,
-    detector: Annotated[str, typer.Option(help="yolov8, faster_rcnn or dino.")] = "yolov8",
-    protocol: Annotated[str, typer.Option(help="Gives the detector's settings.")] = "paper-v1",
-    classes: Annotated[int, typer.Option(min=1, max=1000, help="Number of classes.")] = 6,
+    detector: Annotated[
+        str | None, typer.Option(help="yolov8 (default), faster_rcnn or dino.", show_default=False)
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Gives the detector's settings; paper-v1 by default.", show_default=False),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of classes; 6 by default.", show_default=False)
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the input; the record's or protocol's by default.")
     ] = None,
@@ -505,9 +512,15 @@ def efficiency(
     if (record is None) == (backbone is None):
         raise UserError("Name either a RECORD or a detector: python -m benchmark efficiency --backbone swin")
     if record is not None:
+        if any(option is not None for option in (detector, protocol, classes)):
+            raise UserError(
+                "A RECORD says its detector, protocol and classes itself: leave these options out."
+            )
         subject = of_record(read_record(record), image_size)
     else:
-        subject = of_names(str(backbone), detector, protocol, classes, image_size)
+        subject = of_names(
+            str(backbone), detector or "yolov8", protocol or "paper-v1", classes or 6, image_size
+        )
     with quiet_output():
         found = measure(subject, resolve_device(device.value))
     if as_json:

@@ -88,7 +88,9 @@ def measured_anomaly_rows(results: Path, listing: index.Listing | None = None) -
     damaged = tuple(
         Quarantined(results / path, why) for path, why in table.loc[bad, ["path", "reason"]].to_numpy()
     )
-    groups = _with_trust(table[~bad]).groupby([*_ROW, "fingerprint"], sort=True)
+    # Of records of one cell and seed, which somebody sent twice, say, one counts.
+    kept = _with_trust(table[~bad]).drop_duplicates([*_ROW, "fingerprint", "seed"])
+    groups = kept.groupby([*_ROW, "fingerprint"], sort=True)
     rows = groups[_MEASURED].mean().assign(seeds=groups.size()).reset_index()
     return Measured(rows.astype({"seeds": "int64"})[COLUMNS], damaged)
 

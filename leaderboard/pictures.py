@@ -16,10 +16,12 @@ from datasets_builders import registry, storage
 from datasets_builders.hub_card import hub_licence
 from datasets_builders.registry import DatasetCard
 from datasets_builders.storage import atomic_folder, content_key
+from leaderboard.disk_cache import DiskCache
 
 # Of the palette of Okabe and Ito, bright against grey metal; used again from the start for a ninth class.
 _PALETTE = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#00c08b", "#ff7f3f", "#eef2f6", "#6aa5ff")
 _SIDE = 260
+_SHEETS = DiskCache("sheet", ".png", most=500)
 
 
 def may_be_shown(card: DatasetCard) -> bool:
@@ -122,7 +124,7 @@ def sheet(records: Sequence[StoredRecord], number: int) -> Path:
     # Two records of one key may hold different detections: one was sent, the other measured again.
     shown = [(entry.record.key, entry.record.last.detections_sha256) for entry in records]
     key = content_key([2, shown, number])
-    path = storage.home() / "leaderboard" / f"sheet-{key}.png"
+    path = _SHEETS.path(key)
     if not path.is_file():
         explain(
             [entry.path for entry in records],
@@ -134,6 +136,7 @@ def sheet(records: Sequence[StoredRecord], number: int) -> Path:
             detections_only=True,
             seed=0,
         )
+        _SHEETS.trim()
     return path
 
 

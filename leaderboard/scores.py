@@ -19,12 +19,15 @@ from benchmark.rows import Row
 from benchmark.statistics import resampling
 from benchmark.statistics.difference import Scores, separate
 from benchmark.statistics.ranking import standings
-from datasets_builders import registry, storage
+from datasets_builders import registry
 from datasets_builders.errors import UserError
 from datasets_builders.storage import atomic_file, content_key, file_sha256
+from leaderboard.disk_cache import DiskCache
 
 SECONDS_PER_RECORD = 3
 """Roughly, with 300 detections on each of 530 images."""
+
+_KEPT = DiskCache("scores", ".npz", most=20_000)
 
 _DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 """What numpy raises of a file that was cut or garbled."""
@@ -53,7 +56,7 @@ def _file(row: Row) -> Path:
     """Another version of the statistics computes again."""
     code = file_sha256(Path(str(resampling.__file__)))
     shas = [[entry.record.key, entry.record.last.detections_sha256] for entry in row.records]
-    return storage.home() / "leaderboard" / f"scores-{content_key([1, code, resampling.RESAMPLES, shas])}.npz"
+    return _KEPT.path(content_key([1, code, resampling.RESAMPLES, shas]))
 
 
 def is_stored(row: Row) -> bool:
@@ -103,6 +106,7 @@ def scores_of(row: Row) -> RowScores:
     try:
         with atomic_file(_file(row)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
+        _KEPT.trim()
     except OSError as error:  # slower next time, not wrong
         _log.warning("scores cannot be kept: %s", error.strerror or error)
     return made

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 def is_bfloat16_fast(device: str) -> bool:
     """Returns whether products in bfloat16 take less time than in float32.
 
-    They do on GPUs, with AMX, and with AVX512-BF16 on AMD's processors. Intel's without AMX have that instruction too,
-    and it takes twice the time of float32 (measured: docs/protocols.md); other processors must emulate it.
+    They do on GPUs from Ampere on, with AMX, and with AVX512-BF16 on AMD's processors. Intel's without AMX have that
+    instruction too, and it takes twice the time of float32 (docs/protocols.md); other processors must emulate it.
 
     Args:
         device: `cpu`, or anything else for a GPU.
     """
     if device != "cpu":
-        return True
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
     intel = "Intel" in features.get("cpu_name", "")
     return bool(features.get("amx_bf16") or (features.get("avx512_bf16") and not intel))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmark.cli_options import Device, Json, quiet_output
 from datasets_builders.errors import UserError
 
 app = typer.Typer(
@@ -20,21 +19,7 @@ app = typer.Typer(
 )
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Folder = Annotated[Path, typer.Argument(help="The submission's folder.")]
-
-
-def quiet_output() -> contextlib.AbstractContextManager[object]:
-    """Libraries print to standard output as they please; it belongs to the result."""
-    return contextlib.redirect_stdout(sys.stderr)
 
 
 @app.command()

@@ -235,6 +235,27 @@ def test_killed_it_ends_where_the_undisturbed_one_does(tmp_path, spots, python, 
     assert numbers(result) == numbers(whole)
 
 
+def test_the_momentum_encoder_moves_once_a_step_of_the_optimiser(tmp_path, spots, monkeypatch) -> None:
+    """However many passes a step accumulates (four steps here; the first one copies the student)."""
+    from mmpretrain.models.utils import CosineEMA
+
+    moves: list[int] = []
+    follow = CosineEMA.avg_func
+
+    def counted(self, averaged, source, steps) -> None:
+        if averaged.data_ptr() == next(self.module.parameters()).data_ptr():
+            moves.append(int(steps))
+        follow(self, averaged, source, steps)
+
+    monkeypatch.setattr(CosineEMA, "avg_func", counted)
+    for passes in (1, 2):
+        recipe = mock("csp_darknet", "mocov3", epochs=2, device_batch_size=8 // passes)
+        steps = recipe.plan(len(spots[0])).steps
+        moves.clear()
+        train(tmp_path / str(passes), spots, CSP, "mocov3", recipe=recipe)
+        assert moves == [passes * step for step in range(1, steps)]
+
+
 def test_frozen_stages_stay_and_the_rest_learns(tmp_path, spots) -> None:
     init = initial_weights(tmp_path / "init.safetensors", CSP)
     result = train(tmp_path / "run", spots, init=init)

@@ -89,6 +89,8 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "Name either" in capsys.readouterr().err
     assert run_app([*named, "--image-size", "50"]) == 2
     assert "multiple of 32" in capsys.readouterr().err
+    assert run_app(["efficiency", "some/record.json", "--classes", "3"]) == 2
+    assert "leave these options out" in capsys.readouterr().err
 
 
 def test_a_foreign_size_is_refused() -> None:

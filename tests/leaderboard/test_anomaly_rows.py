@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def test_measured_rows_are_means_over_seeds(tmp_path: Path) -> None:
         ["vv=False", 50.0, 1],
     ]
     assert all(math.isnan(value) for value in rows.pixel_auroc)
+    for sender in ("a", "b"):  # one record, sent by two people
+        _store(tmp_path / "submissions" / sender, 0, 99.0)
+    sent = measured_anomaly_rows(tmp_path).rows.query("trust == 'submitted'")
+    assert sent[["image_auroc", "seeds"]].to_numpy().tolist() == [[99.0, 1]]
+    shutil.rmtree(tmp_path / "submissions")
     (damaged,) = tmp_path.glob("anomaly/*/*seed1*/anomaly.json")
     damaged.write_text("{")
     measured = measured_anomaly_rows(tmp_path)

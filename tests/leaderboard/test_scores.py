@@ -15,7 +15,7 @@ from test_compare import labels_of, store_row
 from benchmark import compare
 from benchmark.rows import Row, rows
 from benchmark.statistics.resampling import draw_images
-from leaderboard import scores
+from leaderboard import disk_cache, scores
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_kept_scores_are_the_computed_ones_and_are_not_computed_again(
 @pytest.mark.parametrize("kind", ["nonsense", "cut", "garbled"])
 def test_damaged_scores_are_computed_again(three: list[Row], kind: str) -> None:
     made = scores.scores_of(three[0])
-    (file,) = (Path(scores.storage.home()) / "leaderboard").glob("scores-*.npz")
+    (file,) = (Path(disk_cache.storage.home()) / "leaderboard").glob("scores-*.npz")
     content = file.read_bytes()
     half = len(content) // 2
     garbled = content[: half - 500] + bytes(1000) + content[half + 500 :]

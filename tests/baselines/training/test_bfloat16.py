@@ -15,7 +15,6 @@ from baselines.training import precision
 from baselines.training.detector import new_detector, prepare_process
 from benchmark import protocol
 
-
 AMD, INTEL = {"cpu_name": "AMD EPYC"}, {"cpu_name": "Intel Xeon"}
 AVX, AMX = {"avx512_bf16": True, "amx_bf16": False}, {"avx512_bf16": True, "amx_bf16": True}
 

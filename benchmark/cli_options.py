@@ -1,0 +1,26 @@
+"""Options that several commands have. It imports nothing heavy: `--help` is to be quick."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def quiet_output() -> contextlib.AbstractContextManager[object]:
+    """Libraries print to standard output as they please; it belongs to the result."""
+    return contextlib.redirect_stdout(sys.stderr)
