@@ -71,8 +71,8 @@ def machine() -> str:
     here = collect()
     packages = ", ".join(f"{name} {here.packages[name]}" for name in ("torch", "numpy"))
     commit = (here.git_commit or "no commit")[:12] + (" with changes" if here.git_dirty else "")
-    native = "bfloat16" if precision.resolve(True) == "bf16" else "no native bfloat16"
-    cores = f"{here.cpu}, {here.cores} cores, {native}"
+    fast = "bfloat16" if precision.resolve(True) == "bf16" else "no fast bfloat16"
+    cores = f"{here.cpu}, {here.cores} cores, {fast}"
     load = f"load average {psutil.getloadavg()[0]:.1f} afterwards"
     return f"*{datetime.now(UTC):%Y-%m-%d}, {cores}, {packages}, {commit}, {load}.*"
 
