@@ -27,8 +27,8 @@ from agssp import normals as choosing
 from agssp.map_inputs import EncodedImage, Images, MapInput, open_images
 from agssp.map_sources import MapSource
 from agssp.map_store import METADATA, MapRow, MapStore, open_maps, read_part, write_part, write_store
-from baselines.training.resources import cores
 from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 from datasets_builders.storage import atomic_file, atomic_folder, canonical_json, content_key
 
 VERSION = 1

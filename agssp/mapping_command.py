@@ -14,6 +14,7 @@ from agssp.display import console
 from agssp.map_sources import SourceOptions, open_source
 from agssp.map_store import METADATA, MapStore
 from agssp.mapping import make_shard, spread_by
+from baselines.training.resources import resolve_device
 
 
 def make(
@@ -60,12 +61,8 @@ def make(
         UserError: Something asked for cannot be had.
         typer.Exit: With 130, when interrupted.
     """
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     options = SourceOptions(encoder_weights, precision, descriptions=descriptions)
-    source = open_source(spec, seed=seed, device=device, options=options)
+    source = open_source(spec, seed=seed, device=resolve_device(device), options=options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with _spread(on_ray, address), Progress(*columns, console=console, transient=True) as progress:

@@ -114,13 +114,9 @@ def _device(device: str) -> str:
         # mmengine takes a GPU whenever it sees one; this must be set before torch looks.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return "cpu"
-    import torch
+    from baselines.training.resources import resolve_device
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise UserError("No CUDA device is visible to torch. Run with: --device cpu")
-    return "cpu"
+    return resolve_device(device)
 
 
 def _workers(device: str) -> int:

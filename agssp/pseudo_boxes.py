@@ -23,9 +23,9 @@ from agssp.box_settings import BoxSettings
 from agssp.box_store import BoxRow, BoxStore, existing_boxes, write_boxes
 from agssp.upsampling import Map, axis, upsample
 from baselines._nms import greedy_keep
-from baselines.training.resources import cores
 from datasets_builders.errors import UserError
 from datasets_builders.images import MAX_PIXELS
+from datasets_builders.machine import cores
 
 if TYPE_CHECKING:
     from agssp.map_store import MapRow, MapStore

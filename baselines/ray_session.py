@@ -18,9 +18,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from baselines.training.resources import cores
 from datasets_builders import storage
 from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Only names and outcomes travel through it; Ray takes no less than 75 MB."""

@@ -17,14 +17,13 @@ from agssp import normals as choosing
 from agssp.display import console
 from agssp.map_inputs import Images, MapInput, open_images
 from agssp.map_sources import MapSource, SourceOptions, open_source
-from baselines.training.resources import PeakMemory
+from baselines.training.resources import PeakMemory, resolve_device
 from benchmark import environment
 from benchmark.anomaly_data import SPLIT, read_truths
 from benchmark.anomaly_metrics import AnomalyMetrics, check_measurable, evaluate
 from benchmark.anomaly_outputs import Outputs
 from benchmark.anomaly_records import AnomalyCell, AnomalyRecord, find_record, write_record
 from benchmark.anomaly_tables import show_plan, show_result
-from benchmark.planning import resolve_device
 from benchmark.record_schema import DatasetUsed, StageCost
 from benchmark.run import check_writable
 from datasets_builders import registry

@@ -1,11 +1,12 @@
-"""Options that several commands have. It imports nothing heavy: `--help` is to be quick."""
+"""What several commands have in common. It imports nothing heavy: `--help` is to be quick."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 def quiet_output() -> contextlib.AbstractContextManager[object]:
     """Libraries print to standard output as they please; it belongs to the result."""
     return contextlib.redirect_stdout(sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Prints what a script is to read."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

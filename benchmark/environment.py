@@ -18,7 +18,7 @@ from typing import Annotated
 import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from baselines.training.resources import cores
+from datasets_builders.machine import cores
 
 PACKAGES = (
     "torch",

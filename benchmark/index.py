@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from baselines.training.resources import cores
 from benchmark import anomaly_records, attestations, evaluate, record_schema, records
 from benchmark.anomaly_records import RECORD_FILE as ANOMALY_FILE
 from benchmark.anomaly_records import read_record as read_anomaly_record
@@ -26,6 +25,7 @@ from benchmark.submit import schema, texts
 from benchmark.submit.schema import SUBMISSION_FILE, read_submission
 from datasets_builders import storage
 from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 from datasets_builders.storage import atomic_file, content_key, file_sha256
 
 if TYPE_CHECKING:

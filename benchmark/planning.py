@@ -9,6 +9,7 @@ from typing import Any
 from agssp.recipes import check_categories
 from agssp.stages import describe
 from baselines import backbones
+from baselines.training.resources import resolve_device
 from benchmark import protocol as protocols
 from benchmark.cells import Cell, expand
 from benchmark.modes import Choice, Start, start
@@ -158,23 +159,6 @@ def dataset_state(name: str) -> str:
         return "partial" if manifest.partial else "ready"
     procedural = registry.card(registry.card(name).dataset).origin == "procedural"
     return "generated on first use" if procedural else "missing"
-
-
-def resolve_device(device: str) -> str:
-    """Returns `cpu` or `cuda`.
-
-    Raises:
-        UserError: `cuda` was asked for and there is none.
-    """
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise UserError("No CUDA device is visible to torch. Run with: --device cpu")
-    return "cpu"
 
 
 def choose_protocol(device: str, datasets: list[str] | None) -> tuple[Protocol, str]:

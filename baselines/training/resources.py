@@ -9,10 +9,8 @@ from types import TracebackType
 
 import psutil
 
-
-def cores() -> int:
-    """Returns the processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 
 
 def set_threads(workers: int) -> None:
@@ -22,6 +20,26 @@ def set_threads(workers: int) -> None:
     wish = os.environ.get("OMP_NUM_THREADS", "")
     most = min(int(wish), cores()) if wish.isdecimal() and int(wish) else cores()
     torch.set_num_threads(max(most - workers, 1))
+
+
+def resolve_device(device: str) -> str:
+    """Returns `cpu` or `cuda`.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: `cuda` was asked for and there is none.
+    """
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("No CUDA device is visible to torch. Run with: --device cpu")
+    return "cpu"
 
 
 def default_workers(device: str) -> int:

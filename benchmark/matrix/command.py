@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from agssp.display import console
+from baselines.training.resources import resolve_device
 from benchmark import protocol as protocols
 from benchmark.matrix import notes, presets
 from benchmark.matrix.estimate import Estimate, estimate
 from benchmark.matrix.graph import ASKED, Graph, build
 from benchmark.matrix.presets import Wanted
 from benchmark.matrix.schedule import Engine, Outcome
-from benchmark.planning import choose_protocol, resolve_device
+from benchmark.planning import choose_protocol
 from benchmark.protocol import Protocol
 from datasets_builders import storage
 from datasets_builders.errors import UserError, unknown_name

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmark.cli_options import Device, Json, quiet_output
+from benchmark.cli_options import Device, Json, print_json, quiet_output
 from datasets_builders.errors import UserError
 
 app = typer.Typer(
@@ -80,7 +79,7 @@ def prepare(
         print("Interrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(report.to_dict() | {"folder": str(folder)}, indent=2))
+        print_json(report.to_dict() | {"folder": str(folder)})
         return
     typer.echo(f"Prepared {folder}: {len(report.records)} records, valid.")
     for note in report.notes:
@@ -109,7 +108,7 @@ def validate(
     with quiet_output():
         report = check(folder, board, weights)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         typer.echo(f"{'valid' if report.valid else 'refused'}: {folder}")
         for complaint in report.complaints:
@@ -137,7 +136,7 @@ def push(
     with quiet_output():
         done = send(folder, repo, weights_repo, say=lambda text: typer.echo(text, err=True))
     if as_json:
-        typer.echo(json.dumps(done, indent=2))
+        print_json(done)
     else:
         typer.echo(f"Weights: {done['weights']}\nPull request: {done['pull_request']}")
 
@@ -162,7 +161,7 @@ def review(
     if number is not None and not found:
         raise UserError(f"{repo} has no open pull request {number}.")
     if as_json:
-        typer.echo(json.dumps([entry.to_dict() for entry in found], indent=2))
+        print_json([entry.to_dict() for entry in found])
     else:
         typer.echo("\n\n".join(entry.text() for entry in found) or f"{repo} has no open pull request.")
     raise typer.Exit(0 if all(entry.valid for entry in found) else 1)

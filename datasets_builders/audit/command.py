@@ -171,7 +171,7 @@ def run(
         from datasets_builders.audit.filtering import check_name
 
         check_name(target)
-    from datasets_builders.corpus.builder import cores
+    from datasets_builders.machine import cores
 
     count = min(workers or cores(), cores())
     audits = compare(names, count, overlaps)

@@ -30,6 +30,7 @@ from datasets_builders.corpus.shards import (
 )
 from datasets_builders.corpus.store import SKIPPED_LIST, CorpusManifest, write_manifest
 from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 from datasets_builders.storage import atomic_file
 
 RETIRED = "retired"
@@ -55,11 +56,6 @@ class Plan(Protocol):
 
     def jobs(self) -> Iterator[Job]:
         """Yields the shards in the order of the corpus."""
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build(

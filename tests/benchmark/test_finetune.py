@@ -220,7 +220,8 @@ def test_optimizer_holds_every_parameter_once_and_decays_weights_alone(name: str
 
 
 def test_threads_never_exceed_the_cores_nor_what_the_user_allows(monkeypatch) -> None:
-    from baselines.training.resources import cores, default_workers, set_threads
+    from baselines.training.resources import default_workers, set_threads
+    from datasets_builders.machine import cores
 
     for device in ("cpu", "cuda"):
         workers = default_workers(device)

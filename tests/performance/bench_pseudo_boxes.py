@@ -32,7 +32,7 @@ from made_maps import defect_map, map_row, store_maps
 
 from agssp.box_settings import BoxSettings
 from agssp.pseudo_boxes import boxes_from_map, make_boxes, thresholds
-from baselines.training.resources import cores
+from datasets_builders.machine import cores
 
 
 def plain(values: np.ndarray, size: tuple[int, int], threshold: float) -> list[tuple[float, ...]]:

@@ -21,12 +21,12 @@ from typing import Any
 
 import psutil
 
-from baselines.training.resources import cores
 from benchmark.matrix import notes
 from benchmark.matrix.execution import execute
 from benchmark.matrix.graph import Graph, Node
 from benchmark.matrix.schedule import Event, Outcome, Schedule
 from datasets_builders.errors import UserError
+from datasets_builders.machine import cores
 
 ATTEMPTS = 2
 """How often a node is begun before the deaths of its workers count as its failure."""

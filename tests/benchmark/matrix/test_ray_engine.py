@@ -208,7 +208,7 @@ def test_a_node_gets_the_cores_of_a_local_worker(cores: int, monkeypatch: pytest
 
 
 def test_pinned_processes_stay_on_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from baselines.training.resources import cores
+    from datasets_builders.machine import cores
 
     before = os.sched_getaffinity(0)
     with ray_session.pinned(1):
