@@ -212,12 +212,18 @@ def obtain(
             created=datetime.now(UTC).replace(microsecond=0),
             files=dict(_files(work)),
         )
-        with storage.atomic_file(work / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2), encoding="utf-8")
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # damaged, or `find` would have taken it
-            shutil.rmtree(final)
-        work.rename(final)
+        try:
+            with storage.atomic_file(work / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2), encoding="utf-8")
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():  # damaged, or `find` would have taken it
+                shutil.rmtree(final)
+            work.rename(final)
+        except OSError as error:
+            raise UserError(
+                f"The cache {storage.home()} cannot be written ({error.strerror}). What was made so far lies in {work};"
+                " make room, and the same command goes on."
+            ) from error
     return Artifact(final, manifest)
 
 

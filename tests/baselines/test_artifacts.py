@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -41,6 +42,23 @@ def test_made_once_then_found(fresh_home) -> None:
     assert again == first
     assert find_by_key(first.key[:8]) == first
     assert obtain("maps", INPUTS | {"seed": 1}, write("x")).key != first.key
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_work(fresh_home, monkeypatch) -> None:
+    def full(path: Path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.storage, "atomic_file", full)
+        with pytest.raises(UserError, match="No space left on device.*the same command goes on"):
+            obtain("maps", INPUTS, write("abc"))
+    assert find("maps", content_key(INPUTS)) is None
+
+    def goes_on(folder: Path) -> Made:
+        assert (folder / "data" / "part.txt").read_text() == "abc"
+        return Made({})
+
+    assert obtain("maps", INPUTS, goes_on).file("data/part.txt").read_text() == "abc"
 
 
 def test_a_failure_leaves_no_artifact_and_keeps_the_work(fresh_home) -> None:
