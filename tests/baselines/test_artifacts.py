@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_work(fresh_home, monkeypatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(artifacts.storage, "atomic_file", full)
-        with pytest.raises(UserError, match="No space left on device.*the same command goes on"):
+        with pytest.raises(UserError, match=r"No space left on device.*the same command goes on"):
             obtain("maps", INPUTS, write("abc"))
     assert find("maps", content_key(INPUTS)) is None
 
