@@ -94,7 +94,7 @@ def read_yolo(path: Path, classes: Mapping[int, str]) -> list[RawObject]:
     try:
         if path.stat().st_size > MAX_YOLO_BYTES:
             raise FormatError(f"larger than {MAX_YOLO_BYTES} bytes")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +111,7 @@ def read_yolo_names(path: Path) -> dict[int, str]:
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise FormatError(f"larger than {MAX_NAMES_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
         if path.suffix.lower() not in (".yaml", ".yml"):
             listed = [line.strip() for line in text.rstrip().splitlines()]
             if "" in listed:
