@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from map_cases import CORPUS, PlainSource, files_of
 
-from agssp import mapping
+from agssp import map_work, mapper
 from agssp.map_inputs import MapInput, open_images
 from agssp.map_sources import AnomalyMaps, open_source
 from agssp.map_store import MapStore, open_maps
@@ -273,7 +273,7 @@ def kill_at_random_moments(folder: Path, seed: int = 0) -> None:
     import datasets  # noqa: F401 - once here, not in every process
 
     open_source("random")
-    mapping.BLOCK = 4
+    mapper.BLOCK = 4
     chance = random.Random(seed)
 
     def run(out: Path, batch_done: Callable[[], object] = lambda: None) -> None:
@@ -293,9 +293,9 @@ def kill_at_random_moments(folder: Path, seed: int = 0) -> None:
         print("killed", flush=True)
 
     def die_joining() -> None:
-        mapping.open_maps = lambda folder: os._exit(9)  # type: ignore[assignment]
-        write = mapping.write_store
-        mapping.write_store = lambda folder, *rest: (write(folder, *rest), os._exit(9))  # type: ignore[assignment]
+        map_work.open_maps = lambda folder: os._exit(9)  # type: ignore[assignment]
+        write = map_work.write_store
+        map_work.write_store = lambda folder, *rest: (write(folder, *rest), os._exit(9))  # type: ignore[assignment]
         run(folder / "killed")
 
     assert os.waitstatus_to_exitcode(os.waitpid(in_a_process(die_joining), 0)[1]) == 9
@@ -312,7 +312,7 @@ if __name__ == "__main__":
 
 def test_what_cannot_be_read_is_not_called_a_full_disk(tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    with pytest.raises(UserError, match="Cannot read /images/a"), mapping._can_write(out):
+    with pytest.raises(UserError, match="Cannot read /images/a"), map_work.can_write(out):
         raise OSError(5, "Input/output error", "/images/a.png")
-    with pytest.raises(UserError, match=r"Cannot write to .*No space left"), mapping._can_write(out):
+    with pytest.raises(UserError, match=r"Cannot write to .*No space left"), map_work.can_write(out):
         raise OSError(28, "No space left on device", str(out / "part"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agssp import mapping, ray_maps
+from agssp import mapper, mapping, ray_maps
 from agssp.map_sources import open_source
 from agssp.mapping import make_maps
 from baselines import ray_session
@@ -92,7 +92,7 @@ def test_maps_of_a_corpus_on_a_cluster_are_those_of_one_machine_byte_for_byte(
     with as_many_threads_as_an_actor():
         plain = make_maps(corpus, open_source("kead:tiny"), out=tmp_path / "plain", shots=2)
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(mapping._Mapper, "_score", None)  # this process makes none
+    monkeypatch.setattr(mapper.Mapper, "_score", None)  # this process makes none
     with ray_session.session(cluster.address), mapping.spread_by(ray_maps.spread):
         spread = make_maps(
             corpus,
