@@ -7,7 +7,7 @@ RESULTS ?= results-local
 .PHONY: help setup setup-dev demo test lint leaderboard performance clean
 
 help:
-	@echo "make demo         set up, then pretrain, finetune and evaluate a first detector (about 13 minutes on 2 cores with bfloat16)"
+	@echo "make demo         set up, then pretrain, finetune and evaluate a first detector (12 minutes on 2 cores of a Xeon, more on slow ones)"
 	@echo "make test         set up, then run lint, types and all tests"
 	@echo "make lint         ruff (format and lint) and mypy"
 	@echo "make leaderboard  open the leaderboard on http://localhost:8501"

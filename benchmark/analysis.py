@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmark.compare import Comparison, RowScores, baseline_of, compare_pairs, score_row
+from benchmark.compare import (
+    Comparison,
+    RowScores,
+    Together,
+    baseline_of,
+    compare_pairs,
+    score_row,
+    together,
+)
 from benchmark.rows import Row
 from benchmark.statistics.difference import separate
 from benchmark.statistics.ranking import Standing, standings
@@ -44,12 +52,14 @@ class Analysis:
     Attributes:
         against: Mode of the baseline.
         comparisons: Every row that has a baseline, less that baseline.
+        together: The same over several datasets.
         blocks: By protocol and dataset.
         standings: For each protocol with two datasets or more, by title: techniques that are on all of them.
     """
 
     against: str
     comparisons: list[Comparison]
+    together: list[Together]
     blocks: list[Block]
     standings: dict[str, dict[str, Standing]]
 
@@ -58,6 +68,7 @@ class Analysis:
         return {
             "against": self.against,
             "comparisons": [entry.to_dict() for entry in self.comparisons],
+            "together": [entry.to_dict() for entry in self.together],
             "blocks": [asdict(block) for block in self.blocks],
             "standings": {
                 protocol: {title: asdict(standing) for title, standing in entries.items()}
@@ -97,9 +108,11 @@ def analyse(found: Sequence[Row], against: str) -> Analysis:
         for row in group
         if (baseline := baseline_of(row, group, against)) is not None
     ]
+    comparisons = compare_pairs(pairs, scores_of)
     return Analysis(
         against=against,
-        comparisons=compare_pairs(pairs, scores_of),
+        comparisons=comparisons,
+        together=together(comparisons),
         blocks=[_block(group, [scores_of(row) for row in group]) for group in blocks.values()],
         standings=_standings(blocks, scores_of),
     )

@@ -235,11 +235,17 @@ def compare(
 ) -> None:
     """Say whether row A differs from row B: difference, 95 % interval, classes, and a verdict in plain words."""
     from benchmark.compare import compare as compare_rows
+    from benchmark.compare import together
     from benchmark.report import print_comparison
 
     found = compare_rows(results, a, b)
     if as_json:
-        print_json([entry.to_dict() for entry in found])
+        print_json(
+            {
+                "datasets": [entry.to_dict() for entry in found],
+                "together": [entry.to_dict() for entry in together(found)],
+            }
+        )
     else:
         print_comparison(found)
 

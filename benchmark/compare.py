@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from benchmark.records import RECORD_FILE, DatasetUsed, StoredRecord
 from benchmark.rows import Row, rows
 from benchmark.statistics.difference import LEVEL, Difference, Scores, difference, holm
 from benchmark.statistics.resampling import MatchedSplit, draw_images, mean_ap
+from benchmark.statistics.together import exchange_p, mean_difference
 from benchmark.verify import TOLERANCE, check_fingerprint
 from datasets_builders.errors import UserError, unknown_name
 
@@ -66,6 +68,7 @@ class Comparison:
         adjusted: The p-values of `metrics` after Holm's correction over all comparisons made together.
         classes: AP@.5 of each class; None where too few draws of images hold an object of it.
         classes_adjusted: Their p-values after Holm's correction over the classes.
+        scores: Of A and B, by the names of `METRICS`.
     """
 
     a: Row
@@ -74,6 +77,7 @@ class Comparison:
     adjusted: dict[str, float]
     classes: dict[str, Difference | None]
     classes_adjusted: dict[str, float]
+    scores: dict[str, tuple[Scores, Scores]] = field(repr=False)
 
     def differs(self, metric: str = "map50") -> bool:
         """Whether the difference is called real."""
@@ -115,6 +119,72 @@ class Comparison:
             },
             "verdict": self.verdict(),
         }
+
+
+@dataclass(frozen=True)
+class Together:
+    """Row A less row B over several datasets.
+
+    Attributes:
+        a: Title of A.
+        b: Title of B.
+        protocol: Such as `mini-v1`.
+        datasets: Names.
+        metrics: Mean difference over the datasets, by the names of `METRICS`.
+        adjusted: Its p-values after Holm's correction over all that is joined together.
+        exchanged: The same for exchanging seeds within datasets; see `exchange_p`.
+    """
+
+    a: str
+    b: str
+    protocol: str
+    datasets: tuple[str, ...]
+    metrics: dict[str, Difference]
+    adjusted: dict[str, float]
+    exchanged: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return asdict(self)
+
+
+def together(found: Iterable[Comparison]) -> list[Together]:
+    """Joins comparisons of the same two techniques on several datasets.
+
+    Procedural and real datasets are never joined, nor are subsets of one dataset, which share their validation images.
+
+    Args:
+        found: Comparisons.
+    """
+    groups: dict[tuple[Any, ...], list[Comparison]] = defaultdict(list)
+    for entry in found:
+        groups[entry.a.protocol, entry.a.procedural, entry.a.technique, entry.b.technique].append(entry)
+    joined = []
+    for group in groups.values():
+        names = [entry.a.dataset for entry in group]
+        if len({name.partition("/")[0] for name in names}) < max(len(names), 2):
+            continue
+        joined.append(
+            Together(
+                a=group[0].a.title,
+                b=group[0].b.title,
+                protocol=group[0].a.protocol,
+                datasets=tuple(names),
+                metrics={name: mean_difference([entry.metrics[name] for entry in group]) for name in METRICS},
+                adjusted={},
+                exchanged={name: exchange_p([entry.scores[name] for entry in group]) for name in METRICS},
+            )
+        )
+    adjusted = {name: holm([entry.metrics[name].p for entry in joined]) for name in METRICS}
+    exchanged = {name: holm([entry.exchanged[name] for entry in joined]) for name in METRICS}
+    return [
+        replace(
+            entry,
+            adjusted={name: float(adjusted[name][i]) for name in METRICS},
+            exchanged={name: float(exchanged[name][i]) for name in METRICS},
+        )
+        for i, entry in enumerate(joined)
+    ]
 
 
 def compare(results: Path, a: str, b: str) -> list[Comparison]:
@@ -179,7 +249,8 @@ def _difference(a: Row, b: Row, left: RowScores, right: RowScores) -> Comparison
     }
     known = {name: entry.p for name, entry in classes.items() if entry is not None}
     adjusted = dict(zip(known, holm(list(known.values())).tolist(), strict=True))
-    return Comparison(a, b, metrics, {}, classes, adjusted)
+    scores = {name: (left.metrics[name], right.metrics[name]) for name in METRICS}
+    return Comparison(a, b, metrics, {}, classes, adjusted, scores)
 
 
 def select(results: Path, what: str) -> list[Row]:

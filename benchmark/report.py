@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.rows import Row
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from benchmark.analysis import Analysis
-    from benchmark.compare import Comparison
+    from benchmark.compare import Comparison, Together
     from benchmark.statistics.difference import Difference
 
 
@@ -67,6 +68,8 @@ def print_analysis(analysis: Analysis) -> None:
         console.print(table)
     if any(entry.metrics["map50"].seed_error is None for entry in analysis.comparisons):
         console.print("Where a row has one seed, the scatter of training is not in the interval.")
+    if analysis.together:
+        console.print(_joined(f"Mean difference to {analysis.against} over datasets", analysis.together))
     for block in analysis.blocks:
         console.print(f"\n[bold]{block.dataset}, {block.protocol}[/]", soft_wrap=True)
         for group in block.groups:
@@ -97,6 +100,8 @@ def print_comparison(found: list[Comparison]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from benchmark.compare import together
+
     console = Console()
     for entry in found:
         console.print(f"[bold]{entry.a.dataset}, {entry.a.protocol}[/]", soft_wrap=True)
@@ -114,6 +119,32 @@ def print_comparison(found: list[Comparison]) -> None:
             table.add_row(escape(f"AP@.5 {name}"), *_shown(one, entry.classes_adjusted.get(name)))
         console.print(table)
         console.print(f"  {entry.verdict()}\n", soft_wrap=True)
+    if joined := together(found):
+        console.print(_joined("Mean of A less B over datasets", joined))
+
+
+def _joined(title: str, found: Sequence[Together]) -> Table:
+    """Returns a table: interval and p know images and seeds, the last p seeds alone; see docs/statistics.md."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from benchmark.compare import METRICS
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for column in ("row", "datasets", "metric"):
+        table.add_column(column)
+    for column in ("difference", "95 % interval", "p (Holm)", "seeds exchanged"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in found:
+        for metric, label in METRICS.items():
+            values = _shown(entry.metrics[metric], entry.adjusted[metric])
+            number = f"{len(entry.datasets)}, {entry.protocol}"
+            table.add_row(escape(entry.a), number, label, *values, _probability(entry.exchanged[metric]))
+    return table
+
+
+def _probability(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _differences(title: str, *names: str) -> Table:
@@ -128,5 +159,5 @@ def _differences(title: str, *names: str) -> Table:
 def _shown(found: Difference | None, adjusted: float | None) -> tuple[str, str, str]:
     if found is None or adjusted is None:
         return "-", "too few objects", "-"
-    p = "<0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
-    return f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", p
+    interval = f"{found.low:+.1f} to {found.high:+.1f}"
+    return f"{found.value:+.1f}", interval, _probability(adjusted)

@@ -15,7 +15,7 @@ from test_records import STAGE, make_record
 from benchmark import analysis, report
 from benchmark import compare as module
 from benchmark.cli import run_app
-from benchmark.compare import Comparison, baseline_of, compare, select
+from benchmark.compare import Comparison, baseline_of, compare, select, together
 from benchmark.detections import Detections
 from benchmark.evaluate import GroundTruth, evaluate
 from benchmark.records import CellIdentity, DatasetUsed, EpochResult, Record, write_record
@@ -157,6 +157,20 @@ def test_several_datasets_are_one_family(tmp_path) -> None:
     assert [entry.a.dataset for entry in found] == ["fd", "gc10_det", "steel_pipe"]
     smallest = min(found, key=lambda entry: entry.metrics["map50"].p)
     assert smallest.adjusted["map50"] == pytest.approx(min(1, 3 * smallest.metrics["map50"].p))
+    (joined,) = together(found)
+    assert joined.datasets == ("fd", "gc10_det", "steel_pipe")
+    means = {(row.mode, row.dataset): row.map50 for row in rows(tmp_path)}
+    expected = [means["agssp", name] - means["imagenet", name] for name in joined.datasets]
+    assert joined.metrics["map50"].value == pytest.approx(np.mean(expected))
+
+
+def test_what_shares_images_or_is_of_another_kind_is_not_joined(tmp_path) -> None:
+    for dataset, procedural in (("fd", False), ("fd/mini50", False), ("gc10_synthetic", True)):
+        for mode in ("agssp", "imagenet"):
+            store_row(tmp_path, mode, 0.7, dataset=dataset, procedural=procedural)
+    found = compare(tmp_path, "mode=agssp", "mode=imagenet")
+    assert len(found) == 3
+    assert together(found) == []
 
 
 def test_the_interval_is_the_paired_bootstrap_of_literal_resampling(tmp_path) -> None:
@@ -261,7 +275,13 @@ def test_an_analysis_groups_and_ranks(tmp_path, capsys) -> None:
     assert standings[1][1].rank_interval[0] < 3
     json.dumps(outcome.to_dict(), allow_nan=False)
     report.print_analysis(outcome)
-    assert "cannot be told apart: swin:base" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "cannot be told apart: swin:base" in shown
+    assert "Mean difference to imagenet over datasets" in shown
+    better = next(entry for entry in outcome.together if "agssp" in entry.a)
+    assert better.adjusted["map50"] < 0.05
+    # Two of 20 x 20 ways are as large, and there are two rows.
+    assert better.exchanged["map50"] == pytest.approx(2 * 2 / 400)
     with pytest.raises(UserError, match="No row has the mode 'coco'"):
         analysis.analyse(rows(tmp_path), "coco")
 
@@ -271,7 +291,7 @@ def test_the_commands(tmp_path, capsys) -> None:
     store_row(tmp_path, "scratch", 0.5, method="-")
     place = ["--results", str(tmp_path)]
     assert run_app(["compare", "mode=agssp", "mode=scratch", *place, "--json"]) == 0
-    (entry,) = json.loads(capsys.readouterr().out)
+    (entry,) = json.loads(capsys.readouterr().out)["datasets"]
     assert entry["map50"]["low"] < entry["map50"]["value"] < entry["map50"]["high"]
     assert entry["map50"]["p_adjusted"] < 0.05
     assert entry["a"]["mode"] == "agssp"
