@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from benchmark.rows import Row
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from benchmark.analysis import Analysis
@@ -69,7 +70,8 @@ def print_analysis(analysis: Analysis) -> None:
     if any(entry.metrics["map50"].seed_error is None for entry in analysis.comparisons):
         console.print("Where a row has one seed, the scatter of training is not in the interval.")
     if analysis.together:
-        console.print(_joined(f"Mean difference to {analysis.against} over datasets", analysis.together))
+        console.print("\n[bold]Means over datasets[/] (p after Holm's correction over them)", soft_wrap=True)
+        _print_joined(console, analysis.together)
     for block in analysis.blocks:
         console.print(f"\n[bold]{block.dataset}, {block.protocol}[/]", soft_wrap=True)
         for group in block.groups:
@@ -119,28 +121,25 @@ def print_comparison(found: list[Comparison]) -> None:
             table.add_row(escape(f"AP@.5 {name}"), *_shown(one, entry.classes_adjusted.get(name)))
         console.print(table)
         console.print(f"  {entry.verdict()}\n", soft_wrap=True)
-    if joined := together(found):
-        console.print(_joined("Mean of A less B over datasets", joined))
+    _print_joined(console, together(found))
 
 
-def _joined(title: str, found: Sequence[Together]) -> Table:
-    """Returns a table: interval and p know images and seeds, the last p seeds alone; see docs/statistics.md."""
+def _print_joined(console: Console, found: Sequence[Together]) -> None:
+    """Interval and p know images and seeds, the last p seeds alone; see docs/statistics.md."""
     from rich.markup import escape
-    from rich.table import Table
 
     from benchmark.compare import METRICS
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=None)
-    for column in ("row", "datasets", "metric"):
-        table.add_column(column)
-    for column in ("difference", "95 % interval", "p (Holm)", "seeds exchanged"):
-        table.add_column(column, justify="right", no_wrap=True)
     for entry in found:
+        console.print(f"\n[bold]Over {', '.join(entry.datasets)}, {entry.protocol}[/]", soft_wrap=True)
+        console.print(escape(f"  {entry.a} less {entry.b}, mean of the datasets"), soft_wrap=True)
         for metric, label in METRICS.items():
-            values = _shown(entry.metrics[metric], entry.adjusted[metric])
-            number = f"{len(entry.datasets)}, {entry.protocol}"
-            table.add_row(escape(entry.a), number, label, *values, _probability(entry.exchanged[metric]))
-    return table
+            value, interval, p = _shown(entry.metrics[metric], entry.adjusted[metric])
+            exchanged = _probability(entry.exchanged[metric])
+            console.print(
+                f"  {label:<11} {value} points (95 % interval {interval}), p {p}; seeds exchanged: p {exchanged}",
+                soft_wrap=True,
+            )
 
 
 def _probability(p: float) -> str:
