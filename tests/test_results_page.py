@@ -9,12 +9,15 @@ import pytest
 from benchmark.analysis import analyse
 from benchmark.rows import rows
 from benchmark.tables import build, to_markdown
+from datasets_builders.prepared import prepare
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_table_is_the_report_of_the_records() -> None:
+@pytest.mark.real_data
+def test_the_table_is_the_report_of_the_records(raw_data: Path, fresh_home: Path) -> None:
+    prepare("neu_det", raw=raw_data / "raw" / "neu_det")
     found = rows(ROOT / "results")
     assert found
     table = to_markdown(build(found, "scratch", analyse(found, "scratch").comparisons))
