@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +16,14 @@ from benchmark.compare import (
     compare_pairs,
     score_row,
     together,
+    unusable,
 )
 from benchmark.rows import Row
 from benchmark.statistics.difference import separate
 from benchmark.statistics.ranking import Standing, standings
 from datasets_builders.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 METRIC = "map50"
 """By which rows are grouped and ranked: the paper's first."""
@@ -85,7 +89,8 @@ def analyse(found: Sequence[Row], against: str) -> Analysis:
         against: Mode of the baseline.
 
     Raises:
-        UserError: No row has that mode, or a record's detections or dataset are missing.
+        UserError: No row has that mode, no dataset is at hand, or a record's detections are missing. Rows of a dataset
+            that is not prepared here are left out with a warning.
     """
     found = [row for row in found if row.invalid is None]
     if not any(row.mode == against for row in found):
@@ -102,6 +107,12 @@ def analyse(found: Sequence[Row], against: str) -> Analysis:
     blocks: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in found:
         blocks[row.block].append(row)
+    for block, group in list(blocks.items()):
+        if reason := unusable(group[0]):
+            _log.warning("left out: %s (%s): %s", group[0].dataset, group[0].protocol, reason)
+            del blocks[block]
+    if not blocks:
+        raise UserError("No dataset of these records can be used here; the reasons are above.")
     pairs = [
         (row, baseline)
         for group in blocks.values()

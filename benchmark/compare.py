@@ -352,6 +352,15 @@ def score_row(row: Row) -> RowScores:
     )
 
 
+def unusable(row: Row) -> str | None:
+    """Says why nothing can be computed of a row's dataset on this machine; None where it can."""
+    try:
+        _labels(row.records[0].record.dataset)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _labels(dataset: DatasetUsed) -> GroundTruth:
     check_fingerprint(dataset)
     return GroundTruth.from_dataset(datasets_builders.load(dataset.name, "validation"))

@@ -286,6 +286,27 @@ def test_an_analysis_groups_and_ranks(tmp_path, capsys) -> None:
         analysis.analyse(rows(tmp_path), "coco")
 
 
+def test_a_dataset_that_is_not_here_is_left_out_of_an_analysis(tmp_path, monkeypatch, caplog) -> None:
+    for dataset in ("steel_pipe", "gc10_det"):
+        for mode in ("agssp", "scratch"):
+            store_row(tmp_path, mode, 0.7, dataset=dataset)
+
+    def labels(dataset: DatasetUsed) -> GroundTruth:
+        if dataset.name == "steel_pipe":
+            raise UserError("steel_pipe is not ready")
+        return labels_of(dataset.name)
+
+    monkeypatch.setattr(module, "_labels", labels)
+    outcome = analysis.analyse(rows(tmp_path), "scratch")
+    assert [entry.a.dataset for entry in outcome.comparisons] == ["gc10_det"]
+    assert "left out: steel_pipe" in caplog.text
+    monkeypatch.setattr(
+        module, "_labels", lambda dataset: labels(dataset.model_copy(update={"name": "steel_pipe"}))
+    )
+    with pytest.raises(UserError, match="No dataset of these records can be used here"):
+        analysis.analyse(rows(tmp_path), "scratch")
+
+
 def test_the_commands(tmp_path, capsys) -> None:
     store_row(tmp_path, "agssp", 0.9)
     store_row(tmp_path, "scratch", 0.5, method="-")
