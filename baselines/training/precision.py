@@ -12,7 +12,7 @@ def is_bfloat16_fast(device: str) -> bool:
     """Returns whether products in bfloat16 take less time than in float32.
 
     They do on GPUs from Ampere on, with AMX, and with AVX512-BF16 on AMD's processors. Intel's without AMX have that
-    instruction too, and it takes twice the time of float32 (docs/protocols.md); other processors must emulate it.
+    instruction too, and are slower with it than in float32 (docs/protocols.md); other processors must emulate it.
 
     Args:
         device: `cpu`, or anything else for a GPU.
